@@ -1,0 +1,154 @@
+package domain
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// ActionID names one attempt at one action. It is a secret between the host and the guest that was
+// handed the action, and it is used up by its first reply.
+type ActionID string
+
+// Kind is what an action asks for. The zero Kind is KindNone.
+type Kind uint8
+
+// The kinds of version 1 of the protocol.
+const (
+	KindNone Kind = iota
+	KindGetArtifact
+	KindListFolder
+	KindExecShell
+	KindKillProcess
+)
+
+var kindNames = [...]string{
+	KindNone:        "none",
+	KindGetArtifact: "get-artifact",
+	KindListFolder:  "list-folder",
+	KindExecShell:   "exec-shell",
+	KindKillProcess: "kill-process",
+}
+
+// Kinds returns every kind, in the order of the protocol's table.
+func Kinds() []Kind {
+	return []Kind{KindNone, KindGetArtifact, KindListFolder, KindExecShell, KindKillProcess}
+}
+
+// String is the kind's name on the wire.
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind(%d)", uint8(k))
+}
+
+// ParseKind is the inverse of String. A name it doesn't know is ErrUnknownKind: a guest logs such an
+// action and goes on, since a newer host may know more than it does.
+func ParseKind(name string) (Kind, error) {
+	if i := slices.Index(kindNames[:], name); i >= 0 {
+		return Kind(i), nil
+	}
+	return KindNone, fmt.Errorf("%w: %s", ErrUnknownKind, Quote(name))
+}
+
+// MaxPath is the longest path, in bytes, that an action may name: PATH_MAX of Linux.
+const MaxPath = 4096
+
+var (
+	// ErrUnknownKind is an action of a kind that this version doesn't know.
+	ErrUnknownKind = errors.New("unknown kind of action")
+	// ErrInvalidAction is an action that can't be built from what was given.
+	ErrInvalidAction = errors.New("invalid action")
+)
+
+// Action is one thing that the host asks of the guest. It is valid from birth: the constructors
+// check, and nothing changes it afterwards. The zero Action is of KindNone: there is nothing to do.
+type Action struct {
+	id      ActionID
+	kind    Kind
+	path    string
+	command []string
+	tty     bool
+}
+
+// GetArtifact asks for the content of the regular file at path, in the guest's own syntax.
+func GetArtifact(id ActionID, path string) (Action, error) {
+	return pathAction(KindGetArtifact, id, path)
+}
+
+// ListFolder asks for the names of all regular files below path, in the guest's own syntax.
+func ListFolder(id ActionID, path string) (Action, error) {
+	return pathAction(KindListFolder, id, path)
+}
+
+// ExecShell asks for a process with its streams on a websocket. An empty command means the guest's
+// own default shell.
+func ExecShell(id ActionID, command []string, tty bool) (Action, error) {
+	if err := checkID(KindExecShell, id); err != nil {
+		return Action{}, err
+	}
+	for i, arg := range command {
+		if strings.IndexByte(arg, 0) >= 0 {
+			return Action{}, fmt.Errorf("%w: argument %d of the command holds a NUL byte", ErrInvalidAction, i)
+		}
+	}
+	return Action{id: id, kind: KindExecShell, command: slices.Clone(command), tty: tty}, nil
+}
+
+// KillProcess asks the guest to end the task's whole process tree.
+func KillProcess(id ActionID) (Action, error) {
+	if err := checkID(KindKillProcess, id); err != nil {
+		return Action{}, err
+	}
+	return Action{id: id, kind: KindKillProcess}, nil
+}
+
+func pathAction(kind Kind, id ActionID, path string) (Action, error) {
+	if err := checkID(kind, id); err != nil {
+		return Action{}, err
+	}
+	switch {
+	case path == "":
+		return Action{}, fmt.Errorf("%w: %s without a path", ErrInvalidAction, kind)
+	case len(path) > MaxPath:
+		return Action{}, fmt.Errorf("%w: %s with a path of %d bytes, the most is %d", ErrInvalidAction, kind, len(path), MaxPath)
+	case strings.IndexByte(path, 0) >= 0:
+		return Action{}, fmt.Errorf("%w: the path %s holds a NUL byte", ErrInvalidAction, Quote(path))
+	}
+	return Action{id: id, kind: kind, path: path}, nil
+}
+
+func checkID(kind Kind, id ActionID) error {
+	if id == "" {
+		return fmt.Errorf("%w: %s without an id", ErrInvalidAction, kind)
+	}
+	return nil
+}
+
+// ID is empty for KindNone alone.
+func (a Action) ID() ActionID { return a.id }
+
+// Kind is what is asked for.
+func (a Action) Kind() Kind { return a.kind }
+
+// Path is the file or folder that is asked for; empty for the other kinds.
+func (a Action) Path() string { return a.path }
+
+// Command is a copy of what an exec-shell is to run; nil means the guest's default shell.
+func (a Action) Command() []string { return slices.Clone(a.command) }
+
+// TTY tells whether an exec-shell wants a terminal.
+func (a Action) TTY() bool { return a.tty }
+
+// String names the action for errors and logs: kind and id, and the path where it has one.
+func (a Action) String() string {
+	switch {
+	case a.kind == KindNone:
+		return a.kind.String()
+	case a.path != "":
+		return fmt.Sprintf("%s %s of %s", a.kind, a.id, Quote(a.path))
+	}
+	return fmt.Sprintf("%s %s", a.kind, a.id)
+}

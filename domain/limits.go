@@ -1,0 +1,96 @@
+package domain
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Limits bounds what a guest can make its host do. The zero value of a field means its default.
+type Limits struct {
+	ArtifactBytes int64 // of one artifact; default 64 GiB
+	ListEntries   int64 // names in one folder's list; default 1,000,000
+	ListBytes     int64 // of one folder's list on the wire; default 256 MiB
+	LogBytes      int64 // of a task's log; default 1 GiB. What comes after is dropped, and told in the result
+
+	// Stall is for how long a body may bring less than Floor; default 30 s. It doesn't bind logs,
+	// which may be silent for as long as the task is.
+	Stall time.Duration
+	Floor int64 // bytes a second, averaged over Stall; default 1 KiB/s
+
+	Offer   time.Duration // for a poll to take an action; default 30 s
+	Reply   time.Duration // for a guest to answer one it took; default 30 s
+	Hold    time.Duration // of a poll with nothing to do; default 30 s, and old guests allow no more
+	Silence time.Duration // without a poll or an open request until a guest is lost; default 45 s
+	LogEnd  time.Duration // for open log bodies to end once the task has its result; default 10 s
+
+	Actions int // waiting at once, for a poll or a reply; default 4,096
+	Polls   int // parked at once; default 16. One more ends the oldest
+
+	Tries int // of one action; default 3
+}
+
+// Defaults returns the limits that hold where nothing else is said.
+func Defaults() Limits {
+	return Limits{
+		ArtifactBytes: 64 << 30,
+		ListEntries:   1_000_000,
+		ListBytes:     256 << 20,
+		LogBytes:      1 << 30,
+		Stall:         30 * time.Second,
+		Floor:         1 << 10,
+		Offer:         30 * time.Second,
+		Reply:         30 * time.Second,
+		Hold:          MaxHold,
+		Silence:       45 * time.Second,
+		LogEnd:        10 * time.Second,
+		Actions:       4096,
+		Polls:         16,
+		Tries:         3,
+	}
+}
+
+// MaxHold is the longest that a poll may hang: a guest of version 1 gives it up after 35 s.
+const MaxHold = 30 * time.Second
+
+// ErrInvalidLimits is a limit that can't be.
+var ErrInvalidLimits = errors.New("invalid limits")
+
+// WithDefaults fills in the defaults, and names every field that can't be.
+func (l Limits) WithDefaults() (Limits, error) {
+	d := Defaults()
+	var errs []error
+	errs = append(errs,
+		fill("ArtifactBytes", &l.ArtifactBytes, d.ArtifactBytes),
+		fill("ListEntries", &l.ListEntries, d.ListEntries),
+		fill("ListBytes", &l.ListBytes, d.ListBytes),
+		fill("LogBytes", &l.LogBytes, d.LogBytes),
+		fill("Stall", &l.Stall, d.Stall),
+		fill("Floor", &l.Floor, d.Floor),
+		fill("Offer", &l.Offer, d.Offer),
+		fill("Reply", &l.Reply, d.Reply),
+		fill("Hold", &l.Hold, d.Hold),
+		fill("Silence", &l.Silence, d.Silence),
+		fill("LogEnd", &l.LogEnd, d.LogEnd),
+		fill("Actions", &l.Actions, d.Actions),
+		fill("Polls", &l.Polls, d.Polls),
+		fill("Tries", &l.Tries, d.Tries),
+	)
+	if l.Hold > MaxHold {
+		errs = append(errs, fmt.Errorf("%w: Hold is %s, old guests give a poll up after 35 s, so the most is %s", ErrInvalidLimits, l.Hold, MaxHold))
+	}
+	if l.Silence > 0 && l.Silence < l.Hold {
+		errs = append(errs, fmt.Errorf("%w: Silence is %s, shorter than the Hold of %s", ErrInvalidLimits, l.Silence, l.Hold))
+	}
+	return l, errors.Join(errs...)
+}
+
+func fill[T int | int64 | time.Duration](name string, field *T, def T) error {
+	if *field == 0 {
+		*field = def
+	}
+	if *field < 0 {
+		return fmt.Errorf("%w: %s is %v, it must be more than 0 (0 means the default, %v)", ErrInvalidLimits, name, *field, def)
+	}
+	return nil
+}

@@ -1,0 +1,25 @@
+package domain
+
+import (
+	"strconv"
+	"unicode/utf8"
+)
+
+// maxQuoted is how many bytes of a guest's text a message or a log line shows.
+const maxQuoted = 1024
+
+// Quote makes text that came from a guest safe to show: quoted, no control characters, 1 KiB at most.
+// What a guest says ends up in terminals and log files of people who trust them.
+func Quote(text string) string { return strconv.Quote(Cut(text)) }
+
+// Cut shortens text to 1 KiB, at a rune's boundary, and says that it did.
+func Cut(text string) string {
+	if len(text) <= maxQuoted {
+		return text
+	}
+	end := maxQuoted
+	for end > maxQuoted-utf8.UTFMax && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + "…"
+}

@@ -1,0 +1,132 @@
+package ports
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"time"
+
+	"github.com/hexworker/metaservice/domain"
+)
+
+// Host is a guest's view of its host. Every method but OpenLog makes one request, and returns when it
+// is answered: trying again is the caller's. A refusal by the host is a *domain.Error; anything else
+// is the way to the host. Safe for concurrent use.
+type Host interface {
+	// Hello tells the host of this guest. A refusal with CodeNoSuchEndPoint is a host of version 1.
+	Hello(ctx context.Context, hello domain.Hello) (domain.Features, error)
+	// Execute asks what to run.
+	Execute(ctx context.Context) (domain.Execute, error)
+	// OpenLog opens a log body. ctx bounds its whole life.
+	OpenLog(ctx context.Context) (LogStream, error)
+	// Resolve reports the result; its report is sent only if it has one.
+	Resolve(ctx context.Context, result domain.Result) error
+	// Poll asks for an action, for as long as the host holds the poll. ErrUnknownAction never; an
+	// action of a kind that this version doesn't know is domain.ErrUnknownKind.
+	Poll(ctx context.Context) (domain.Action, error)
+	// SendArtifact answers with a file's content, and doesn't close it.
+	SendArtifact(ctx context.Context, id domain.ActionID, file File) error
+	// SendNotFound answers a get-artifact whose file can't be opened.
+	SendNotFound(ctx context.Context, id domain.ActionID) error
+	// SendFolder answers a list-folder with the names as they are found. An error amid names breaks
+	// the request off, so that the host never takes half a list for the whole, and is returned.
+	SendFolder(ctx context.Context, id domain.ActionID, names iter.Seq2[string, error]) error
+	// SendFolderNotFound answers a list-folder whose folder can't be walked.
+	SendFolderNotFound(ctx context.Context, id domain.ActionID) error
+	// SendKilled answers a kill-process.
+	SendKilled(ctx context.Context, id domain.ActionID) error
+}
+
+// LogStream is a log body on its way. Write returns when the bytes are with the transport, and
+// blocks while the host doesn't take them. One goroutine at a time writes and closes.
+type LogStream interface {
+	io.Writer
+	// Close ends the body, and returns nil once the host has said that it has all of it.
+	Close() error
+	// Abort breaks the body off, so that the host knows it is incomplete. After Close it does nothing.
+	Abort()
+}
+
+// File is an open regular file. The caller closes it.
+type File interface {
+	io.ReadCloser
+	// Size is what there was when it was opened.
+	Size() int64
+}
+
+// ErrNotRegular is a path that leads to something other than a regular file: a folder, a device, a
+// FIFO, a socket.
+var ErrNotRegular = errors.New("not a regular file")
+
+// Files reads the guest's files. Relative paths are taken from the task's working folder.
+type Files interface {
+	// Open opens a regular file, following links, and never waits for one that is none (a FIFO).
+	// fs.ErrNotExist, fs.ErrPermission, ErrNotRegular.
+	Open(path string) (File, error)
+	// Walk yields the paths of all regular files below a folder, each beginning with the path given
+	// (cleaned); of a regular file, the file itself. Links below the folder are not followed, and
+	// what vanishes meanwhile is passed over. The first return is the error of a folder that can't be
+	// walked at all; an error within the sequence ends it.
+	Walk(ctx context.Context, path string) (iter.Seq2[string, error], error)
+}
+
+// Processes starts process trees.
+type Processes interface {
+	// Start starts a command. A command that can't be started is a *StartError.
+	Start(spec ProcessSpec) (Process, error)
+}
+
+// TerminalSize is a terminal's size in characters.
+type TerminalSize struct{ Columns, Rows uint16 }
+
+// ProcessSpec says what to start. Its standard input is empty, its standard output and error are one
+// stream: a terminal where Terminal is set and the platform has one (with newlines left as they are),
+// else a pipe.
+type ProcessSpec struct {
+	Command  []string // looked up on the PATH of Env
+	Env      []string // NAME=VALUE, the whole of it; of two with the same name the later one counts
+	Dir      string   // where it starts; empty is the current folder
+	User     string   // a name, or a number; empty is the current user
+	Terminal *TerminalSize
+}
+
+// StartError is a command that can't be started, with the exit code that shells give it: 127 where
+// it isn't there, else 126.
+type StartError struct {
+	ExitCode int
+	Err      error
+}
+
+func (e *StartError) Error() string { return e.Err.Error() }
+
+func (e *StartError) Unwrap() error { return e.Err }
+
+// Process is a started command and all that comes of it: its tree. Children stay in the tree when
+// they leave the process group or the session, or when their parent ends. Whoever started it calls
+// Close. Safe for concurrent use, but for Output, which one goroutine reads.
+type Process interface {
+	// Output is what the tree writes. It ends when nobody can write to it any more, or, after the
+	// command itself has ended, when no more has come for 2 s in all: a child may keep it open for
+	// ever. What was in it when the command ended is delivered however slowly it is read, and the
+	// time between reads doesn't count.
+	Output() io.Reader
+	// Wait waits for the command's own end; its children may live on. Any number of times. The error
+	// is ctx's.
+	Wait(ctx context.Context) (domain.Report, error)
+	// Terminate asks the command, and it alone, to end, and doesn't wait.
+	Terminate() error
+	// Kill ends the whole tree: it stops it, asks it to end, and kills after grace what is still
+	// there; once ctx ends, at once. It returns when all is gone, or with what could not be killed.
+	// A tree that is gone already is no error. A command that was killed so reports ReasonKilled.
+	Kill(ctx context.Context, grace time.Duration) ([]Survivor, error)
+	// Close kills what is left of the tree, at once, and releases what the tree held. Any number of
+	// times; Output ends.
+	Close() error
+}
+
+// Survivor is a process that could not be killed.
+type Survivor struct {
+	PID     int
+	Command string // as the system tells it: not to be trusted
+}

@@ -1,0 +1,80 @@
+package ports
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/hexworker/metaservice/domain"
+)
+
+// GuestAPI is what a guest may ask of its host. app/host implements it, and the HTTP API calls it: a
+// driving port. Everything that comes in through it is a hostile guest's.
+//
+// ctx is the request's: it ends when the guest hangs up. Every method is safe for concurrent use.
+// The errors are those of domain (ErrConflict, ErrUnknownAction, ErrInvalidReply and so on); anything
+// else is the host's own failure.
+type GuestAPI interface {
+	// Hello takes in a guest of version 2 and returns what this host offers. ErrInvalidHello.
+	Hello(ctx context.Context, hello domain.Hello) (domain.Features, error)
+
+	// Features is what may be used with this guest: what both named, nothing before a Hello.
+	Features() domain.Features
+
+	// Execute is what the guest is to run, as often as it asks, until the task has its result:
+	// from then on ErrConflict, so that a guest which rebooted doesn't run it twice.
+	Execute(ctx context.Context) (domain.Execute, error)
+
+	// Poll waits for an action, for the hold time at most, and passes it to deliver, or an action of
+	// KindNone if there was none. deliver must return nil only once the action is written out: after
+	// an error, or where ctx ends first, the action goes to the next poll. Poll returns deliver's
+	// error, or ctx's cause if it delivered nothing.
+	Poll(ctx context.Context, deliver func(domain.Action) error) error
+
+	// Log appends body to the task's log as it arrives, until its end. It returns nil when all of it
+	// was taken (what the limit on log bytes cut off counts as taken; the outcome tells), ErrLog if
+	// the sink failed, ErrConflict where the log was closed, and body's error if that broke off.
+	Log(ctx context.Context, body io.Reader) error
+
+	// Resolve takes the task's result. The same again is nil, the other ErrConflict. A result that
+	// contradicts itself is ErrInvalidReport.
+	Resolve(ctx context.Context, result domain.Result) error
+
+	// Pending is the action that waits for a reply with this id; it stays so. ErrUnknownAction.
+	Pending(id domain.ActionID) (domain.Action, error)
+
+	// Artifact, Folder, Killed and Refuse answer an action and use its id up. They return
+	// ErrUnknownAction, having read nothing, where no such action waits for a reply; else an error if
+	// the reply could not be taken. The action must be of the kind that the method is for.
+	Artifact(ctx context.Context, id domain.ActionID, reply ArtifactReply) error
+	// Folder answers a list-folder.
+	Folder(ctx context.Context, id domain.ActionID, reply FolderReply) error
+	// Killed answers a kill-process.
+	Killed(ctx context.Context, id domain.ActionID) error
+	// Refuse answers any action with a reply that can't be taken, for the reason given.
+	Refuse(ctx context.Context, id domain.ActionID, reason error) error
+}
+
+// Body is the body of a reply. A Read that is blocked returns an error when the deadline passes; a
+// zero time is no deadline. SetReadDeadline may be called from any goroutine. An error of it means
+// that this body has no deadlines, so that only the caller can be freed in time, not the connection.
+type Body interface {
+	io.Reader
+	SetReadDeadline(t time.Time) error
+}
+
+// ArtifactReply is the answer to a get-artifact.
+type ArtifactReply struct {
+	Body  Body
+	Size  int64  // as announced; -1 where it wasn't
+	Error string // the guest's error header: "file-not-found", or empty
+}
+
+// FolderReply is the answer to a list-folder. Decode reads the list off the (bounded, paced) reader
+// that it is given, and calls add with each name in turn; add's error ends it and is returned.
+// notFound tells that the guest could not walk the folder.
+type FolderReply struct {
+	Body   Body
+	Size   int64
+	Decode func(r io.Reader, add func(name string) error) (notFound bool, err error)
+}

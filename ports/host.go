@@ -1,0 +1,66 @@
+package ports
+
+import (
+	"context"
+	"io"
+	"net/http"
+
+	"github.com/hexworker/metaservice/domain"
+)
+
+// Handler is what a machine serves to its guest. The alias lets the app speak of it without HTTP.
+type Handler = http.Handler
+
+// Machine boots guests.
+type Machine interface {
+	// Boot starts one guest and serves handler to it, and to nobody else, at the metadata address,
+	// until Stop. It returns when the guest is on its way, not when it has called. ctx bounds the
+	// start alone. An error leaves nothing behind, and says what to do about it.
+	Boot(ctx context.Context, handler Handler) (Guest, error)
+}
+
+// Guest is a booted machine.
+type Guest interface {
+	// Done is closed when the guest has ended, by itself or by Stop.
+	Done() <-chan struct{}
+	// Err tells why a guest ended that nobody stopped, with its last words; nil before Done, and
+	// after Stop.
+	Err() error
+	// Stop ends the guest and all that runs in it, and releases what it held: it returns when nothing
+	// is left. It asks first and then kills; once ctx ends it only kills. Any number of times, from
+	// any goroutine. The error tells what could not be removed.
+	Stop(ctx context.Context) error
+}
+
+// Storage keeps what is uploaded.
+type Storage interface {
+	// Create begins an upload. An error says what to do about it.
+	Create() (Upload, error)
+}
+
+// Upload is one file being received, by one goroutine at a time. Close before Commit drops its bytes;
+// after Commit it does nothing. Whoever created it closes it.
+type Upload interface {
+	io.WriteCloser
+	// Commit makes the file whole, and returns it, positioned at its start; whoever gets it closes
+	// it. It takes no more than one call. After an error nothing is left.
+	Commit() (io.ReadSeekCloser, error)
+}
+
+// Folder is where files with relative names are kept, such as a folder's content that came from a
+// guest. No name leads out of it, whatever links it holds already.
+type Folder interface {
+	// File is the storage for one file of it: slashes part its name, and folders are made as needed.
+	// The file appears under its name when its upload is committed, replacing what was there, and not
+	// before. A name that leads out of the folder makes Create fail.
+	File(name string) Storage
+}
+
+// LogSink takes a task's log, a whole chunk at a time, in the order in which chunks came. It may
+// block, which holds the guest's output back. Its first error ends the log.
+type LogSink = io.Writer
+
+// IDs makes ids that nobody can guess.
+type IDs interface {
+	NewID() domain.ActionID
+}
