@@ -68,8 +68,9 @@ func DecodeFiles(r io.Reader, add func(name string) error) (notFound bool, err e
 	guard := &tokenGuard{r: r, left: maxToken}
 	d := &filesDecoder{
 		guard: guard,
-		dec:   jsontext.NewDecoder(guard, jsontext.AllowInvalidUTF8(true)),
-		add:   add,
+		// The parser must not remember the names of fields, of which a guest may send any number.
+		dec: jsontext.NewDecoder(guard, jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true)),
+		add: add,
 	}
 	if err := d.object(); err != nil {
 		return false, err
@@ -145,6 +146,9 @@ func (d *filesDecoder) object() error {
 }
 
 func (d *filesDecoder) files() error {
+	if d.sawFiles {
+		return d.wrap(errors.New(`the field "files" is there twice`))
+	}
 	d.sawFiles = true
 	token, err := d.token()
 	if err != nil {
