@@ -34,8 +34,9 @@ type Guest interface {
 
 // Storage keeps what is uploaded.
 type Storage interface {
-	// Create begins an upload. An error says what to do about it.
-	Create() (Upload, error)
+	// Create begins an upload of so many bytes as were announced, -1 where nothing was; what comes may
+	// still be less or more. An error says what to do about it.
+	Create(size int64) (Upload, error)
 }
 
 // Upload is one file being received, by one goroutine at a time. Close before Commit drops its bytes;
