@@ -35,6 +35,9 @@ func (l *LogBook) Take(n int) (keep int) {
 	return keep
 }
 
+// Unwrite takes n bytes back that Take let through and that the sink did not take after all.
+func (l *LogBook) Unwrite(n int) { l.bytes -= int64(n) }
+
 // End notes that a log body has ended: err is nil if it was whole and all of it was written.
 func (l *LogBook) End(err error) {
 	l.open--

@@ -41,3 +41,6 @@ func (p *Presence) Lost(now time.Time) bool {
 	at, ok := p.LostAt()
 	return ok && !now.Before(at)
 }
+
+// Busy tells whether a request is open.
+func (p *Presence) Busy() bool { return p.open > 0 }

@@ -1,0 +1,195 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/hexworker/metaservice/domain"
+)
+
+// logQuiet is the buffer of a log body while little comes: a thousand idle guests must not hold a
+// thousand large ones.
+const logQuiet = 8 << 10
+
+// Log implements ports.GuestAPI.
+func (s *Service) Log(ctx context.Context, body io.Reader) error {
+	defer s.request(false)()
+	s.mu.Lock()
+	if s.bookClosed {
+		s.mu.Unlock()
+		return fmt.Errorf("%w: its log is closed", domain.ErrConflict)
+	}
+	s.book.Begin()
+	s.mu.Unlock()
+	err := s.copyLog(ctx, body)
+	s.logEnded(err)
+	return err
+}
+
+func (s *Service) logEnded(err error) {
+	if err != nil {
+		s.log.Warn("a log body is incomplete", "error", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.book.End(err)
+	if s.book.Open() == 0 && s.logsEnded != nil {
+		close(s.logsEnded)
+		s.logsEnded = nil
+	}
+}
+
+// copyLog writes body to the sink as it comes. It reads it to its end even where the sink failed or
+// the limit is reached: the guest's task must not hang on a host's full disk.
+func (s *Service) copyLog(ctx context.Context, body io.Reader) error {
+	quiet := make([]byte, logQuiet)
+	buf := quiet
+	var block *[1 << 20]byte
+	release := func() {
+		if block != nil {
+			blocks.Put(block)
+			block, buf = nil, quiet
+		}
+	}
+	defer release()
+	var sinkErr error
+	for {
+		n, err := body.Read(buf)
+		if n > 0 {
+			if werr := s.writeLog(ctx, buf[:n]); werr != nil && sinkErr == nil {
+				sinkErr = werr
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return sinkErr
+		case err != nil && sinkErr == nil:
+			return fmt.Errorf("the log's connection broke off: %w", err)
+		case err != nil:
+			return sinkErr
+		}
+		switch {
+		case n == len(buf) && block == nil: // more than trickles in
+			block = blocks.Get().(*[1 << 20]byte)
+			buf = block[:]
+		case n < logQuiet && block != nil:
+			release()
+		}
+	}
+}
+
+// writeLog writes one chunk, whole, when it is its turn.
+func (s *Service) writeLog(ctx context.Context, chunk []byte) error {
+	select {
+	case <-s.sinkSlot:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-s.closing.Done():
+		return context.Cause(s.closing)
+	}
+	defer func() { s.sinkSlot <- struct{}{} }()
+
+	s.mu.Lock()
+	if s.bookClosed {
+		s.mu.Unlock()
+		return fmt.Errorf("%w: its log is closed", domain.ErrConflict)
+	}
+	failed := s.sinkErr
+	keep := 0
+	if failed == nil {
+		keep = s.book.Take(len(chunk))
+	}
+	s.mu.Unlock()
+	if failed != nil {
+		return failed
+	}
+	n, err := s.sink.Write(chunk[:keep])
+	if err == nil && n < keep {
+		err = io.ErrShortWrite
+	}
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("%w: %w", domain.ErrLog, err)
+	s.mu.Lock()
+	s.sinkErr = err
+	s.book.Unwrite(keep - max(n, 0))
+	s.mu.Unlock()
+	return err
+}
+
+// Resolve implements ports.GuestAPI.
+func (s *Service) Resolve(_ context.Context, result domain.Result) error {
+	defer s.request(false)()
+	if err := result.Check(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first, err := s.resolution.Resolve(result)
+	if first {
+		s.spawn(s.settle)
+	}
+	return err
+}
+
+// settle waits for the log to end, and then tells the outcome, once. It runs on its own goroutine:
+// the guest has its answer at once, whatever the callback does.
+func (s *Service) settle() {
+	summary := s.closeLog(s.limits.LogEnd)
+	s.mu.Lock()
+	result, _ := s.resolution.Result()
+	s.outcome = domain.Resolved(result, summary)
+	outcome := s.outcome
+	s.mu.Unlock()
+	close(s.settled)
+	s.log.Info("task resolved", "status", outcome.Status.String(), "log", summary.Bytes, "complete", summary.Complete())
+	if s.resolved != nil {
+		s.resolved(outcome)
+	}
+}
+
+// CloseLog waits for the log bodies that are open, for a moment, and closes the log: the sink is not
+// written to any more. It returns the log's account. Only a sink that blocks may still be in a Write.
+func (s *Service) CloseLog() domain.LogSummary { return s.closeLog(closeGrace) }
+
+func (s *Service) closeLog(patience time.Duration) domain.LogSummary {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-s.whenLogsEnded():
+	case <-timer.C:
+	case <-s.closing.Done():
+	}
+	slow := time.NewTimer(closeGrace)
+	defer slow.Stop()
+	var blocked error
+	select {
+	case <-s.sinkSlot: // nobody is writing
+		defer func() { s.sinkSlot <- struct{}{} }()
+	case <-slow.C:
+		blocked = errors.New("the log sink still blocks in a write")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bookClosed = true
+	s.book.Fail(blocked)
+	return s.book.Summary()
+}
+
+func (s *Service) whenLogsEnded() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.logsEnded == nil {
+		s.logsEnded = make(chan struct{})
+	}
+	ended := s.logsEnded
+	if s.book.Open() == 0 {
+		close(s.logsEnded)
+		s.logsEnded = nil
+	}
+	return ended
+}

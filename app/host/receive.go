@@ -1,0 +1,211 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
+)
+
+// fileNotFound is the one word that version 1 has for a file that could not be sent.
+const fileNotFound = "file-not-found"
+
+// blocks are the buffers for what comes in bulk. 1 MiB is where reading off a socket stops getting
+// faster.
+var blocks = sync.Pool{New: func() any { return new([1 << 20]byte) }}
+
+// receiveArtifact spools a file, and commits it only if it came to its clean end.
+func (s *Service) receiveArtifact(ctx context.Context, a *ask, storage ports.Storage, reply ports.ArtifactReply) (io.ReadSeekCloser, error) {
+	switch reply.Error {
+	case "":
+	case fileNotFound:
+		return nil, domain.ErrResourceNotFound
+	default:
+		return nil, fmt.Errorf("%w: %s", domain.ErrGuestError, domain.Quote(reply.Error))
+	}
+	tooLarge := &domain.LimitError{Limit: "ArtifactBytes", Max: s.limits.ArtifactBytes, Unit: "bytes"}
+	if reply.Size > tooLarge.Max {
+		return nil, tooLarge
+	}
+	upload, err := storage.Create(reply.Size)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", domain.ErrStorage, err)
+	}
+	defer upload.Close() // after Commit it does nothing
+	body, done := s.paced(ctx, a, reply.Body)
+	defer done()
+	if err := spool(upload, &limitedReader{r: body, left: tooLarge.Max, err: tooLarge}); err != nil {
+		return nil, err
+	}
+	file, err := upload.Commit()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", domain.ErrStorage, err)
+	}
+	return file, nil
+}
+
+// spool copies r to w in large blocks, and tells the two ends' errors apart.
+func spool(w io.Writer, r io.Reader) error {
+	block := blocks.Get().(*[1 << 20]byte)
+	defer blocks.Put(block)
+	for {
+		n, err := r.Read(block[:])
+		if n > 0 {
+			if _, err := w.Write(block[:n]); err != nil {
+				return fmt.Errorf("%w: %w", domain.ErrStorage, err)
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// receiveFolder reads a list of names, and keeps those that can be kept.
+func (s *Service) receiveFolder(ctx context.Context, a *ask, path string, reply ports.FolderReply) (domain.Listing, error) {
+	tooLong := &domain.LimitError{Limit: "ListBytes", Max: s.limits.ListBytes, Unit: "bytes"}
+	if reply.Size > tooLong.Max {
+		return domain.Listing{}, tooLong
+	}
+	body, done := s.paced(ctx, a, reply.Body)
+	defer done()
+	var listing domain.Listing
+	names := domain.NewFolderNames(path)
+	var told int64
+	add := func(name string) error {
+		if told++; told > s.limits.ListEntries {
+			return &domain.LimitError{Limit: "ListEntries", Max: s.limits.ListEntries, Unit: "names"}
+		}
+		relative, err := names.Take(name)
+		if err != nil {
+			listing.Refuse(err)
+			return nil
+		}
+		listing.Files = append(listing.Files, domain.ListedFile{Path: name, Relative: relative})
+		return nil
+	}
+	notFound, err := reply.Decode(&limitedReader{r: body, left: tooLong.Max, err: tooLong}, add)
+	switch {
+	case err != nil:
+		return domain.Listing{}, err
+	case notFound:
+		return domain.Listing{}, domain.ErrResourceNotFound
+	}
+	if listing.Refused > 0 {
+		s.log.Warn("names in a folder's list were refused", "refused", listing.Refused, "kept", len(listing.Files),
+			"first", listing.Reasons[0])
+	}
+	return listing, nil
+}
+
+// limitedReader ends with an error of its own where io.LimitReader would end as if all were well.
+type limitedReader struct {
+	r    io.Reader
+	left int64
+	err  error
+}
+
+func (l *limitedReader) Read(p []byte) (int, error) {
+	if int64(len(p)) > l.left+1 {
+		p = p[:l.left+1] // one more tells the limit from the end
+	}
+	n, err := l.r.Read(p)
+	if int64(n) > l.left {
+		n, err = int(l.left), l.err
+	}
+	l.left -= int64(n)
+	return n, err
+}
+
+// pacedReader holds a sender to the least rate, and gives up when its context ends. It does so by the
+// body's own read deadline, which needs no goroutine. A body that has none can't be interrupted: then
+// a watchdog frees the caller at least, and the connection stays with whoever serves it.
+type pacedReader struct {
+	ctx      context.Context
+	body     ports.Body
+	pace     *domain.Pace
+	away     time.Time // since when nobody reads
+	watchdog *time.Timer
+	giveUp   func(error)
+}
+
+var errTooSlow = fmt.Errorf("%w: it brought less than Limits.Floor within Limits.Stall", domain.ErrSlowReply)
+
+// paced wraps the body of a reply to a. Call done when nothing reads it any more.
+func (s *Service) paced(ctx context.Context, a *ask, body ports.Body) (r io.Reader, done func()) {
+	now := time.Now()
+	p := &pacedReader{
+		ctx:    ctx,
+		body:   body,
+		pace:   domain.NewPace(s.limits.Stall, s.limits.Floor, now),
+		away:   now,
+		giveUp: a.finish,
+	}
+	stop := context.AfterFunc(ctx, func() {
+		body.SetReadDeadline(time.Unix(1, 0)) // long past: a Read that waits returns
+	})
+	return p, func() {
+		stop()
+		p.calm()
+	}
+}
+
+func (p *pacedReader) Read(b []byte) (int, error) {
+	p.pace.Shift(time.Since(p.away))
+	if err := p.await(p.pace.Deadline()); err != nil {
+		return 0, fmt.Errorf("%w: %w", domain.ErrBrokenReply, err)
+	}
+	if p.ctx.Err() != nil { // it ended before the deadline was moved, which undid the interruption
+		return 0, context.Cause(p.ctx)
+	}
+	n, err := p.body.Read(b)
+	p.away = time.Now()
+	p.calm()
+	late := p.pace.TooSlow(p.away)
+	p.pace.Got(n, p.away)
+	switch {
+	case err == nil:
+		return n, nil
+	case err == io.EOF:
+		if err := p.await(time.Time{}); err != nil { // the connection goes on without us
+			return n, fmt.Errorf("%w: %w", domain.ErrBrokenReply, err)
+		}
+		return n, io.EOF
+	case p.ctx.Err() != nil:
+		return n, context.Cause(p.ctx)
+	case late:
+		return n, errTooSlow
+	}
+	return n, fmt.Errorf("%w: %w", domain.ErrBrokenReply, err)
+}
+
+// await sets the deadline, on the body or on the watchdog.
+func (p *pacedReader) await(deadline time.Time) error {
+	err := p.body.SetReadDeadline(deadline)
+	if !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	if deadline.IsZero() {
+		return nil
+	}
+	if p.watchdog == nil {
+		p.watchdog = time.AfterFunc(time.Until(deadline), func() { p.giveUp(errTooSlow) })
+	} else {
+		p.watchdog.Reset(time.Until(deadline))
+	}
+	return nil
+}
+
+func (p *pacedReader) calm() {
+	if p.watchdog != nil {
+		p.watchdog.Stop()
+	}
+}
