@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // ActionID names one attempt at one action. It is a secret between the host and the guest that was
@@ -65,6 +66,9 @@ var (
 
 // Action is one thing that the host asks of the guest. It is valid from birth: the constructors
 // check, and nothing changes it afterwards. The zero Action is of KindNone: there is nothing to do.
+//
+// Its text is UTF-8. JSON has no way to carry other bytes: it would put U+FFFD in their place, and so
+// ask for another file than the one that was named.
 type Action struct {
 	id      ActionID
 	kind    Kind
@@ -90,11 +94,15 @@ func ExecShell(id ActionID, command []string, tty bool) (Action, error) {
 		return Action{}, err
 	}
 	for i, arg := range command {
-		if strings.IndexByte(arg, 0) >= 0 {
+		switch {
+		case strings.IndexByte(arg, 0) >= 0:
 			return Action{}, fmt.Errorf("%w: argument %d of the command holds a NUL byte", ErrInvalidAction, i)
+		case !utf8.ValidString(arg):
+			return Action{}, fmt.Errorf("%w: argument %d of the command is not UTF-8", ErrInvalidAction, i)
 		}
 	}
-	return Action{id: id, kind: KindExecShell, command: slices.Clone(command), tty: tty}, nil
+	// Not Clone: of an empty command that isn't nil it would make another.
+	return Action{id: id, kind: KindExecShell, command: append([]string(nil), command...), tty: tty}, nil
 }
 
 // KillProcess asks the guest to end the task's whole process tree.
@@ -116,6 +124,8 @@ func pathAction(kind Kind, id ActionID, path string) (Action, error) {
 		return Action{}, fmt.Errorf("%w: %s with a path of %d bytes, the most is %d", ErrInvalidAction, kind, len(path), MaxPath)
 	case strings.IndexByte(path, 0) >= 0:
 		return Action{}, fmt.Errorf("%w: the path %s holds a NUL byte", ErrInvalidAction, Quote(path))
+	case !utf8.ValidString(path):
+		return Action{}, fmt.Errorf("%w: the path %s is not UTF-8", ErrInvalidAction, Quote(path))
 	}
 	return Action{id: id, kind: kind, path: path}, nil
 }

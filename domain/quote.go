@@ -8,8 +8,9 @@ import (
 // maxQuoted is how many bytes of a guest's text a message or a log line shows.
 const maxQuoted = 1024
 
-// Quote makes text that came from a guest safe to show: quoted, no control characters, 1 KiB at most.
-// What a guest says ends up in terminals and log files of people who trust them.
+// Quote makes text that came from a guest safe to show: quoted, no control characters, 1 KiB of it at
+// most (the escapes of what can't be shown make that up to four times as long). What a guest says ends
+// up in terminals and log files of people who trust them.
 func Quote(text string) string { return strconv.Quote(Cut(text)) }
 
 // Cut shortens text to 1 KiB, at a rune's boundary, and says that it did.

@@ -6,10 +6,11 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Execute is what a guest is to run. Its environment often holds secrets, so it never shows its
-// values in a log.
+// values, in a log or an error. JSON alone, which carries it to the guest, has them.
 type Execute struct {
 	Env     map[string]string `json:"env"`
 	Command []string          `json:"command"`
@@ -19,13 +20,16 @@ type Execute struct {
 var ErrInvalidExecute = errors.New("invalid command or environment")
 
 // Check tells what of e no operating system would take: the name of a variable that is empty or holds
-// '=' or NUL, a value or an argument with NUL. An empty command is fine: an entrypoint in the image
-// may need none.
+// '=' or NUL, a value or an argument with NUL. Nor may any be other than UTF-8, since JSON would carry
+// something else to the guest. An empty command is fine: an entrypoint in the image may need none.
 func (e Execute) Check() error {
 	var errs []error
 	for i, arg := range e.Command {
-		if strings.IndexByte(arg, 0) >= 0 {
+		switch {
+		case strings.IndexByte(arg, 0) >= 0:
 			errs = append(errs, fmt.Errorf("%w: argument %d holds a NUL byte", ErrInvalidExecute, i))
+		case !utf8.ValidString(arg):
+			errs = append(errs, fmt.Errorf("%w: argument %d is not UTF-8", ErrInvalidExecute, i))
 		}
 	}
 	names := make([]string, 0, len(e.Env))
@@ -41,10 +45,20 @@ func (e Execute) Check() error {
 			errs = append(errs, fmt.Errorf("%w: the variable name %s holds '=' or a NUL byte", ErrInvalidExecute, Quote(name)))
 		case strings.IndexByte(e.Env[name], 0) >= 0:
 			errs = append(errs, fmt.Errorf("%w: the value of the variable %s holds a NUL byte", ErrInvalidExecute, Quote(name)))
+		case !utf8.ValidString(name), !utf8.ValidString(e.Env[name]):
+			errs = append(errs, fmt.Errorf("%w: the variable %s is not UTF-8", ErrInvalidExecute, Quote(name)))
 		}
 	}
 	return errors.Join(errs...)
 }
+
+// String tells how much there is, never what.
+func (e Execute) String() string {
+	return fmt.Sprintf("a command of %d arguments with %d variables", len(e.Command), len(e.Env))
+}
+
+// GoString is String: %#v shows no more.
+func (e Execute) GoString() string { return e.String() }
 
 // LogValue tells how much there is, never what.
 func (e Execute) LogValue() slog.Value {
@@ -132,7 +146,8 @@ type Result struct {
 	Report  *Report
 }
 
-// Check tells whether the result and its report agree.
+// Check tells whether the result and its report agree. A failure may have any report: a task whose
+// process exited with 0 can still have failed, as where its log could not be sent.
 func (r Result) Check() error {
 	if r.Report == nil {
 		return nil
