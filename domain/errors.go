@@ -3,6 +3,7 @@ package domain
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Errors that the host's callers meet. The first two end an action; those that begin with Sandbox,
@@ -93,8 +94,19 @@ type Error struct {
 	Message string `json:"message"`
 }
 
-// Error is the refusal in words. The message is quoted: at the guest's end it came over the wire.
-func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Code, Quote(e.Message)) }
+// Error is the refusal in words. At the guest's end both fields came over the wire: the message is
+// quoted, and so is a code that isn't one word.
+func (e *Error) Error() string {
+	code := string(e.Code)
+	if len(code) > maxCode || strings.ContainsFunc(code, notLetter) {
+		code = Quote(code)
+	}
+	return fmt.Sprintf("%s: %s", code, Quote(e.Message))
+}
+
+const maxCode = 64
+
+func notLetter(c rune) bool { return (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') }
 
 // Is tells refusals apart by their code alone.
 func (e *Error) Is(target error) bool {
