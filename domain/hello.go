@@ -19,7 +19,7 @@ type Features []Feature
 // Has tells whether f is in the set.
 func (fs Features) Has(f Feature) bool { return slices.Contains(fs, f) }
 
-// Both is what is in either set: what may be used.
+// Both is what is in fs and in other too, in the order of fs: what may be used.
 func (fs Features) Both(other Features) Features {
 	var both Features
 	for _, f := range fs {

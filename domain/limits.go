@@ -79,7 +79,7 @@ func (l Limits) WithDefaults() (Limits, error) {
 	if l.Hold > MaxHold {
 		errs = append(errs, fmt.Errorf("%w: Hold is %s, old guests give a poll up after 35 s, so the most is %s", ErrInvalidLimits, l.Hold, MaxHold))
 	}
-	if l.Silence > 0 && l.Silence < l.Hold {
+	if l.Silence > 0 && l.Silence < min(l.Hold, MaxHold) { // a Hold above the most is at fault itself
 		errs = append(errs, fmt.Errorf("%w: Silence is %s, shorter than the Hold of %s", ErrInvalidLimits, l.Silence, l.Hold))
 	}
 	return l, errors.Join(errs...)
