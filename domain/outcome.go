@@ -42,7 +42,7 @@ func (s Status) String() string {
 // MarshalText is String.
 func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// ErrLogIncomplete is a task whose guest reported success, but part of whose log never came.
+// ErrLogIncomplete is a task whose guest reported a result, but part of whose log never came.
 var ErrLogIncomplete = errors.New("log incomplete")
 
 // Outcome is how a task ended, with all that is known of it.
@@ -51,7 +51,8 @@ type Outcome struct {
 	Result *Result // what the guest said; nil if it never did
 	Log    LogSummary
 	// Err is why, where it isn't the task's own doing: wraps ErrLogIncomplete, ErrGuestLost, what
-	// the machine died of. It is nil for a success, and for a failure that the guest reported.
+	// the machine died of. It is nil for a success, and for a failure that the guest reported after
+	// a whole log.
 	Err error
 }
 
