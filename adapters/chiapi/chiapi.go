@@ -1,0 +1,242 @@
+// Package chiapi serves a ports.GuestAPI over HTTP, with chi as its router: the endpoints of the
+// protocol, their verbs, and a refusal in JSON for everything else.
+//
+// Handlers translate and no more: they decode, call, and respond. What a guest sends is bounded here
+// where it is small (a hello, a result), and by the app where it is large (transfers, logs).
+package chiapi
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/hexworker/metaservice/adapters/wire"
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
+)
+
+// smallBody is how long a small body may take, whole.
+const smallBody = 30 * time.Second
+
+// New makes the handler. Its errors of its own go to logger.
+func New(api ports.GuestAPI, logger *slog.Logger) http.Handler {
+	h := &handler{api: api, log: logger}
+	r := chi.NewRouter()
+	r.NotFound(h.noSuchEndPoint)
+	r.MethodNotAllowed(h.methodNotAllowed(r))
+	r.Get(wire.PathExecute, h.execute)
+	r.Get(wire.PathPoll, h.poll)
+	r.Get(wire.PathPing, h.ping)
+	r.Post(wire.PathLog, h.appendLog)
+	r.Put(wire.PathSuccess, h.resolve(true))
+	r.Put(wire.PathFailed, h.resolve(false))
+	r.Post(wire.PathReply, h.reply)
+	r.Get(wire.PathReply, h.shell)
+	r.Post(wire.PathHello, h.hello)
+	return r
+}
+
+type handler struct {
+	api ports.GuestAPI
+	log *slog.Logger
+}
+
+func (h *handler) noSuchEndPoint(w http.ResponseWriter, r *http.Request) {
+	h.refuse(w, r, &domain.Error{
+		Code:    domain.CodeNoSuchEndPoint,
+		Message: "there is no such end point: " + domain.Cut(r.URL.Path),
+	})
+}
+
+// methodNotAllowed sets Allow, which RFC 9110, section 15.5.6, demands and chi leaves to a handler of
+// one's own.
+func (h *handler) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
+	methods := []string{http.MethodGet, http.MethodPost, http.MethodPut}
+	return func(w http.ResponseWriter, r *http.Request) {
+		allowed := slices.DeleteFunc(slices.Clone(methods), func(method string) bool {
+			return !routes.Match(chi.NewRouteContext(), method, r.URL.Path)
+		})
+		h.refuseMethod(w, r, allowed...)
+	}
+}
+
+func (h *handler) refuseMethod(w http.ResponseWriter, r *http.Request, allowed ...string) {
+	allow := strings.Join(allowed, ", ")
+	w.Header().Set("Allow", allow)
+	h.refuse(w, r, &domain.Error{
+		Code:    domain.CodeMethodNotAllowed,
+		Message: "the method " + domain.Cut(r.Method) + " is not allowed here, use " + allow,
+	})
+}
+
+// refuse answers with an error. What the guest still has to send is not read: it may be endless.
+func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	refusal := wire.Refusal(err)
+	if r.ContentLength != 0 {
+		w.Header().Set("Connection", "close")
+	}
+	if refusal.Code == domain.CodeInternalError {
+		h.log.Error("a guest's request failed", "endpoint", r.Pattern, "error", err)
+	}
+	respond(w, wire.Status(refusal.Code), wire.EncodeError(refusal))
+}
+
+// respond writes a whole JSON answer out, and tells whether it could.
+func respond(w http.ResponseWriter, status int, body []byte) error {
+	w.Header().Set("Content-Type", wire.TypeJSON)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	if _, err := w.Write(body); err != nil {
+		return err
+	}
+	err := http.NewResponseController(w).Flush()
+	if errors.Is(err, http.ErrNotSupported) {
+		return nil // then the answer goes out when the handler returns, and nobody tells whether it did
+	}
+	return err
+}
+
+func (h *handler) ping(http.ResponseWriter, *http.Request) {}
+
+func (h *handler) execute(w http.ResponseWriter, r *http.Request) {
+	execute, err := h.api.Execute(r.Context())
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	respond(w, http.StatusOK, wire.EncodeExecute(execute))
+}
+
+func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
+	err := h.api.Poll(r.Context(), func(action domain.Action) error {
+		return respond(w, http.StatusOK, wire.EncodeAction(action))
+	})
+	if err != nil {
+		// The guest hung up, or can't be written to. It must not take what has left us for an answer.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func (h *handler) appendLog(w http.ResponseWriter, r *http.Request) {
+	if err := h.api.Log(r.Context(), r.Body); err != nil {
+		h.refuse(w, r, err)
+	}
+}
+
+// resolve takes the result. A guest that never said hello sends no body that would count.
+func (h *handler) resolve(success bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		result := domain.Result{Success: success}
+		if h.api.Features().Has(domain.FeatureResult) && wire.IsJSON(r.Header.Get("Content-Type")) {
+			report, err := decodeSmall(w, r, wire.MaxResult, "MaxResult", wire.DecodeReport)
+			if _, tooLarge := errors.AsType[*domain.LimitError](err); tooLarge {
+				// 4xx is final, and would leave the task without a result: RFC 9110 has no better
+				// word for "not like this" than to hang up.
+				panic(http.ErrAbortHandler)
+			}
+			if err != nil {
+				h.refuse(w, r, err)
+				return
+			}
+			result.Report = &report
+		}
+		if err := h.api.Resolve(r.Context(), result); err != nil {
+			h.refuse(w, r, err)
+		}
+	}
+}
+
+func (h *handler) hello(w http.ResponseWriter, r *http.Request) {
+	hello, err := decodeSmall(w, r, wire.MaxHello, "MaxHello", wire.DecodeHello)
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	features, err := h.api.Hello(r.Context(), hello)
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	respond(w, http.StatusOK, wire.EncodeFeatures(features))
+}
+
+// decodeSmall reads a small body whole, within a limit and a time, and decodes it.
+func decodeSmall[T any](w http.ResponseWriter, r *http.Request, limit int64, name string, decode func([]byte) (T, error)) (T, error) {
+	var none T
+	controller := http.NewResponseController(w)
+	if err := controller.SetReadDeadline(time.Now().Add(smallBody)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return none, err
+	}
+	data, err := wire.ReadAll(r.Body, limit, name)
+	if _, tooLarge := errors.AsType[*domain.LimitError](err); tooLarge {
+		return none, err
+	}
+	if err != nil {
+		return none, errors.Join(domain.ErrBrokenReply, err)
+	}
+	if err := controller.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return none, err
+	}
+	return decode(data)
+}
+
+// reply takes the answer to an action. What is wrong with its method or its id doesn't use it up.
+func (h *handler) reply(w http.ResponseWriter, r *http.Request) {
+	id := domain.ActionID(r.URL.Query().Get(wire.QueryID))
+	action, err := h.api.Pending(id)
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	body := requestBody{r.Body, http.NewResponseController(w)}
+	switch action.Kind() {
+	case domain.KindGetArtifact:
+		err = h.api.Artifact(r.Context(), id, ports.ArtifactReply{
+			Body: body, Size: r.ContentLength, Error: r.Header.Get(wire.HeaderError),
+		})
+	case domain.KindListFolder:
+		if contentType := r.Header.Get("Content-Type"); !wire.IsJSON(contentType) {
+			err = h.api.Refuse(r.Context(), id, errors.Join(domain.ErrInvalidReply,
+				errors.New("the content type is "+domain.Quote(contentType)+", it must be "+wire.TypeJSON)))
+			break
+		}
+		err = h.api.Folder(r.Context(), id, ports.FolderReply{
+			Body: body, Size: r.ContentLength, Decode: wire.DecodeFiles,
+		})
+	case domain.KindKillProcess:
+		err = h.api.Killed(r.Context(), id)
+	default: // a shell's reply is a websocket handshake
+		h.refuseMethod(w, r, http.MethodGet)
+		return
+	}
+	if err != nil {
+		h.refuse(w, r, err)
+	}
+}
+
+// shell is where the websocket of an exec-shell arrives. This host offers no such action yet, so
+// whatever action waits is answered by POST.
+func (h *handler) shell(w http.ResponseWriter, r *http.Request) {
+	if _, err := h.api.Pending(domain.ActionID(r.URL.Query().Get(wire.QueryID))); err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	h.refuseMethod(w, r, http.MethodPost)
+}
+
+// requestBody is a request's body with the read deadline of its connection.
+type requestBody struct {
+	io.Reader
+	controller *http.ResponseController
+}
+
+func (b requestBody) SetReadDeadline(t time.Time) error { return b.controller.SetReadDeadline(t) }
+
+var _ ports.Body = requestBody{}

@@ -1,0 +1,111 @@
+// Package httpserver is net/http's server, hardened for a peer that is hostile: a guest.
+package httpserver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hexworker/metaservice/domain"
+)
+
+// Limits on what comes before a handler is called.
+const (
+	HeaderTimeout = 5 * time.Second  // for a request's headers to come
+	IdleTimeout   = 75 * time.Second // of a connection between requests
+	HeaderBytes   = 16 << 10         // of a request's headers
+)
+
+// joinGrace is how long Serve waits at its end for handlers that don't end with their connection.
+const joinGrace = 5 * time.Second
+
+// Serve serves handler on listener until ctx ends or the listener fails, and closes the listener. It
+// ends every connection, and returns when no handler runs any more. The error is nil if ctx ended.
+func Serve(ctx context.Context, listener net.Listener, handler http.Handler, logger *slog.Logger) error {
+	gate := &gate{handler: handler, empty: make(chan struct{})}
+	server := &http.Server{
+		Handler:           gate,
+		ReadHeaderTimeout: HeaderTimeout,
+		IdleTimeout:       IdleTimeout,
+		MaxHeaderBytes:    HeaderBytes,
+		ErrorLog:          slog.NewLogLogger(quoting{logger.Handler()}, slog.LevelWarn),
+	}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	err := server.Serve(listener)
+	server.Close()
+	gate.close()
+	grace := time.NewTimer(joinGrace)
+	defer grace.Stop()
+	select {
+	case <-gate.empty:
+	case <-grace.C:
+		logger.Warn("a handler goes on though its connection has ended")
+	}
+	if ctx.Err() != nil && errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// gate counts the handlers that run, and lets none in once it is closed.
+type gate struct {
+	handler http.Handler
+	empty   chan struct{} // closed when the gate is, and nobody is inside
+
+	mu      sync.Mutex // guards what follows
+	inside  int
+	closing bool
+}
+
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !g.enter() {
+		panic(http.ErrAbortHandler)
+	}
+	defer g.leave()
+	g.handler.ServeHTTP(w, r)
+}
+
+func (g *gate) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closing {
+		return false
+	}
+	g.inside++
+	return true
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inside--
+	g.checkEmpty()
+}
+
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closing = true
+	g.checkEmpty()
+}
+
+func (g *gate) checkEmpty() {
+	if g.closing && g.inside == 0 {
+		close(g.empty)
+	}
+}
+
+// quoting keeps a guest's bytes, which net/http puts into its messages, from reaching a log as they
+// are.
+type quoting struct{ slog.Handler }
+
+func (q quoting) Handle(ctx context.Context, record slog.Record) error {
+	quoted := slog.NewRecord(record.Time, record.Level, "http: "+domain.Quote(strings.TrimSpace(record.Message)), record.PC)
+	return q.Handler.Handle(ctx, quoted)
+}

@@ -1,0 +1,94 @@
+// Package rootfolder keeps files with relative names in a folder of the host, by os.Root: no name
+// leads out of the folder, whatever links somebody has put into it.
+package rootfolder
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/hexworker/metaservice/ports"
+)
+
+// Folder is a ports.Folder. Close it when nothing is written to it any more.
+type Folder struct{ root *os.Root }
+
+// Open makes the folder, with those above it, if it isn't there.
+func Open(folder string) (*Folder, error) {
+	if err := os.MkdirAll(folder, 0o777); err != nil {
+		return nil, fmt.Errorf("the folder %q can't be made: %w", folder, err)
+	}
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return nil, fmt.Errorf("the folder %q can't be opened: %w", folder, err)
+	}
+	return &Folder{root: root}, nil
+}
+
+// Close releases the folder; what was committed stays.
+func (f *Folder) Close() error { return f.root.Close() }
+
+// File implements ports.Folder.
+func (f *Folder) File(name string) ports.Storage { return storage{folder: f, name: name} }
+
+type storage struct {
+	folder *Folder
+	name   string
+}
+
+// Create implements ports.Storage: it writes beside the file, under a name that nobody guesses.
+func (s storage) Create(int64) (ports.Upload, error) {
+	name, err := filepath.Localize(s.name)
+	if err != nil || s.name == "." {
+		return nil, fmt.Errorf("%q can't be the name of a file on this system", s.name)
+	}
+	parent := filepath.Dir(name)
+	if err := s.folder.root.MkdirAll(parent, 0o777); err != nil {
+		return nil, fmt.Errorf("the folder for %q can't be made: %w", s.name, err)
+	}
+	temporary := filepath.Join(parent, ".metaservice-"+rand.Text())
+	file, err := s.folder.root.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return nil, fmt.Errorf("%q can't be made: %w", s.name, err)
+	}
+	return &upload{root: s.folder.root, file: file, temporary: temporary, name: name}, nil
+}
+
+// upload is a file that is being written beside its name.
+type upload struct {
+	root            *os.Root
+	file            *os.File
+	temporary, name string
+	done            bool
+}
+
+func (u *upload) Write(p []byte) (int, error) { return u.file.Write(p) }
+
+// Commit renames the file into place, so that nobody ever sees half of it.
+func (u *upload) Commit() (io.ReadSeekCloser, error) {
+	if u.done {
+		return nil, errors.New("the upload has ended already")
+	}
+	if _, err := u.file.Seek(0, io.SeekStart); err != nil {
+		return nil, errors.Join(err, u.Close())
+	}
+	if err := u.root.Rename(u.temporary, u.name); err != nil {
+		return nil, errors.Join(fmt.Errorf("%q can't be put in place: %w", path.Clean(u.name), err), u.Close())
+	}
+	u.done = true
+	return u.file, nil
+}
+
+func (u *upload) Close() error {
+	if u.done {
+		return nil
+	}
+	u.done = true
+	return errors.Join(u.file.Close(), u.root.Remove(u.temporary))
+}
+
+var _ ports.Folder = (*Folder)(nil)

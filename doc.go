@@ -1,0 +1,23 @@
+// Package metaservice lets a Go program run tasks in machines that it cannot log into.
+//
+// Nothing listens in the guest and nobody dials it: the guest's tools ask the host, at an address that
+// no network routes (169.254.169.254), what to run; they stream the log out, report the result, and
+// answer what the host asks for: a file, a folder, an end to the task. docs/protocol.md tells the
+// protocol; guests that speak its first version, as images baked years ago do, are served as well.
+//
+// # The service on its own
+//
+// New makes the host's side for one guest and one task. It is an http.Handler, for any server; Serve
+// is the server to use for a guest that is not to be trusted, and none is. Every body, list, queue and
+// wait that the guest can reach has a limit (Limits), and every call returns within its context's end
+// and a second, whatever the guest does.
+//
+// A result is explicit: a connection that ends is never a success. An artifact is whole or an error. A
+// task whose log broke off is not a plain success (ErrLogIncomplete). Once it is resolved, a guest that
+// reboots isn't handed the command again.
+//
+// # What isn't here yet
+//
+// Shells, the engine plugin with its fx module, and the virtual machine. ExecShell returns
+// ErrFeatureNotSupported.
+package metaservice
