@@ -1,0 +1,198 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
+)
+
+// Wanted is a file or a folder to bring out of the guest. Which of the two it is, the guest tells;
+// then one of the functions is called, once.
+type Wanted struct {
+	Path   string                        // in the guest's syntax
+	File   func() (ports.Storage, error) // where a file goes
+	Folder func() (ports.Folder, error)  // where a folder's files go
+}
+
+// Collected is what became of it.
+type Collected struct {
+	Path    string
+	IsFile  bool
+	Files   int   // brought out, whole
+	Bytes   int64 // in them
+	Refused int   // names in the folder that can't be kept
+	Err     error // nil if all of it is there
+}
+
+// Progress is how far one Collect has come.
+type Progress struct {
+	Path   string
+	Files  int   // brought out
+	Total  int   // files that there are; 0 while that isn't known
+	Bytes  int64 // that came
+	Expect int64 // bytes that are to come in all; -1 where that isn't known
+}
+
+const (
+	collectors  = 8  // files fetched at a time: round trips overlap, and no disk is flooded
+	maxFailures = 16 // in a row, after which the rest of a folder isn't tried
+	keepErrors  = 8  // errors that are described
+)
+
+// Collect brings a file, or a folder with all that is below it, out of the guest. Each file is whole
+// or absent. One file that fails doesn't keep the others from coming. progress may be nil; it is
+// called by one goroutine at a time and must not block.
+func (s *Service) Collect(ctx context.Context, wanted Wanted, progress func(Progress)) Collected {
+	c := &collection{service: s, result: Collected{Path: wanted.Path}, report: progress}
+	c.progress = Progress{Path: wanted.Path, Expect: -1}
+	if err := c.collect(ctx, wanted); err != nil {
+		c.fail(err)
+	}
+	c.result.Err = errors.Join(c.errs...)
+	if more := c.failures - len(c.errs); more > 0 {
+		c.result.Err = fmt.Errorf("%w\nand %d more", c.result.Err, more)
+	}
+	return c.result
+}
+
+type collection struct {
+	service *Service
+	report  func(Progress)
+
+	mu       sync.Mutex // guards what follows
+	result   Collected
+	progress Progress
+	errs     []error
+	failures int
+	inARow   int
+}
+
+func (c *collection) collect(ctx context.Context, wanted Wanted) error {
+	listing, err := c.service.List(ctx, wanted.Path)
+	if err != nil {
+		return err
+	}
+	c.result.Refused = listing.Refused
+	if listing.Refused > 0 {
+		c.fail(fmt.Errorf("%d names in the folder can't be kept: %w", listing.Refused, errors.Join(listing.Reasons...)))
+	}
+	if listing.IsFile() {
+		c.result.IsFile = true
+		storage, err := wanted.File()
+		if err != nil {
+			return err
+		}
+		c.fetch(ctx, listing.Files[0].Path, storage)
+		return nil
+	}
+	folder, err := wanted.Folder()
+	if err != nil {
+		return err
+	}
+	c.folder(ctx, listing.Files, folder)
+	return nil
+}
+
+// folder fetches several files at a time.
+func (c *collection) folder(ctx context.Context, files []domain.ListedFile, folder ports.Folder) {
+	c.advance(func(p *Progress) { p.Total = len(files) })
+	todo := make(chan domain.ListedFile)
+	var workers sync.WaitGroup
+	for range min(collectors, len(files)) {
+		workers.Go(func() {
+			for file := range todo {
+				c.fetch(ctx, file.Path, folder.File(file.Relative))
+			}
+		})
+	}
+	for i, file := range files {
+		if ctx.Err() != nil || c.hopeless() {
+			c.fail(fmt.Errorf("%d of %d files were not tried", len(files)-i, len(files)))
+			break
+		}
+		todo <- file
+	}
+	close(todo)
+	workers.Wait()
+}
+
+func (c *collection) fetch(ctx context.Context, path string, storage ports.Storage) {
+	counted := &countedStorage{Storage: storage, c: c}
+	file, err := c.service.Fetch(ctx, path, counted)
+	if err == nil {
+		err = file.Close()
+	}
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.mu.Lock()
+	c.inARow = 0
+	c.result.Files++
+	c.result.Bytes += counted.bytes
+	c.mu.Unlock()
+	c.advance(func(p *Progress) { p.Files++ })
+}
+
+func (c *collection) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failures++
+	c.inARow++
+	if len(c.errs) < keepErrors {
+		c.errs = append(c.errs, err)
+	}
+}
+
+func (c *collection) hopeless() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.inARow >= maxFailures
+}
+
+func (c *collection) advance(change func(*Progress)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.progress)
+	if c.report != nil {
+		c.report(c.progress)
+	}
+}
+
+// countedStorage counts what is stored. It serves one Fetch, whose tries follow each other.
+type countedStorage struct {
+	ports.Storage
+	c     *collection
+	bytes int64 // of the last try
+}
+
+func (s *countedStorage) Create(size int64) (ports.Upload, error) {
+	upload, err := s.Storage.Create(size)
+	if err != nil {
+		return nil, err
+	}
+	s.c.advance(func(p *Progress) {
+		p.Bytes -= s.bytes // of a try that failed
+		if s.c.result.IsFile {
+			p.Expect = size
+		}
+	})
+	s.bytes = 0
+	return countedUpload{Upload: upload, s: s}, nil
+}
+
+type countedUpload struct {
+	ports.Upload
+	s *countedStorage
+}
+
+func (u countedUpload) Write(p []byte) (int, error) {
+	n, err := u.Upload.Write(p)
+	u.s.bytes += int64(n)
+	u.s.c.advance(func(p *Progress) { p.Bytes += int64(n) })
+	return n, err
+}
