@@ -80,6 +80,19 @@ func TestLogBookBodies(t *testing.T) {
 	}
 }
 
+// A sink that failed has not taken what Take let through.
+func TestLogBookTakesBackWhatWasNotWritten(t *testing.T) {
+	book := domain.NewLogBook(5)
+	book.Take(4)
+	book.Take(4)
+	book.Unwrite(1)
+	book.Fail(domain.ErrLog)
+	s := book.Summary()
+	if s.Bytes != 4 || s.Cut != 3 || !errors.Is(s.Broken, domain.ErrLog) {
+		t.Errorf("the account is %+v", s)
+	}
+}
+
 // A guest can break off as many bodies as it likes: the host remembers the first few.
 func TestLogBookKeepsFewReasons(t *testing.T) {
 	book := domain.NewLogBook(0)

@@ -27,8 +27,9 @@ var (
 //
 // An action is offered; handed to a poll, which must happen within Patience.Offer; claimed by its
 // reply, within Patience.Reply of the handing over. Claiming uses its id up. An action whose poll died
-// before it was written out is returned, to the head of the queue, and keeps what is left of the time
-// that it had.
+// before it was written out is returned, and keeps what is left of its time on offer. The queue is in
+// the order of offering, always: so a returned action is at the head, before all that no poll has had,
+// and of two returned ones the older comes first, in whatever order their polls died.
 //
 // Of the parked polls the newest gets the next action: it is the one most likely to be alive. The
 // others stay where they are, since answering them would only make two pollers chase each other.
@@ -38,14 +39,16 @@ type Mailbox struct {
 	maxActions int
 	maxPolls   int
 	waiting    map[ActionID]*waiting
-	queue      []ActionID // on offer, the next one first
+	queue      []ActionID // on offer, the oldest first
 	polls      []Ticket   // parked, the oldest first
 	lastTicket Ticket
+	lastTurn   uint64
 }
 
 // waiting is an action between its offer and its reply.
 type waiting struct {
 	action   Action
+	turn     uint64    // its place in the order of offering
 	offered  time.Time // the end of its offer
 	replied  time.Time // the end of the wait for its reply, once handed over
 	handed   bool      // it is with a poll
@@ -72,7 +75,8 @@ func (m *Mailbox) Offer(action Action, now time.Time) error {
 	case len(m.waiting) >= m.maxActions:
 		return fmt.Errorf("%w: %d", ErrTooManyActions, m.maxActions)
 	}
-	m.waiting[action.id] = &waiting{action: action, offered: now.Add(m.patience.Offer)}
+	m.lastTurn++
+	m.waiting[action.id] = &waiting{action: action, turn: m.lastTurn, offered: now.Add(m.patience.Offer)}
 	m.queue = append(m.queue, action.id)
 	return nil
 }
@@ -133,13 +137,20 @@ func (m *Mailbox) Match(now time.Time) (ticket Ticket, action Action, ok bool) {
 	return 0, Action{}, false
 }
 
-// Return puts an action that did not get out of the host back at the head of the queue. It does
-// nothing where the action was answered or withdrawn meanwhile. Call Match afterwards.
+// Return puts an action that did not get out of the host back in its turn: before all that were
+// offered later. It does nothing where the action was answered, withdrawn or has expired meanwhile.
+// Call Match afterwards.
 func (m *Mailbox) Return(id ActionID) {
-	if w := m.waiting[id]; w != nil && w.handed {
-		w.handed = false
-		m.queue = slices.Insert(m.queue, 0, id)
+	w := m.waiting[id]
+	if w == nil || !w.handed {
+		return
 	}
+	w.handed = false
+	at := slices.IndexFunc(m.queue, func(other ActionID) bool { return m.waiting[other].turn > w.turn })
+	if at < 0 {
+		at = len(m.queue)
+	}
+	m.queue = slices.Insert(m.queue, at, id)
 }
 
 // Pending is the action that may be answered by id now.

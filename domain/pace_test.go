@@ -63,3 +63,16 @@ func TestPace(t *testing.T) {
 		})
 	}
 }
+
+func TestPaceDoesNotCountTheReceiversOwnTime(t *testing.T) {
+	pace := domain.NewPace(10*time.Second, 1000, start)
+	pace.Got(9999, at(9))
+	pace.Shift(5 * time.Second)
+	if got := pace.Deadline(); !got.Equal(at(15)) {
+		t.Errorf("the deadline is %s after the start, not 15 s", got.Sub(start))
+	}
+	pace.Got(1, at(14))
+	if got := pace.Deadline(); !got.Equal(at(24)) {
+		t.Errorf("what came before the pause is forgotten: the deadline is %s after the start, not 24 s", got.Sub(start))
+	}
+}

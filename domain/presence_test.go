@@ -32,11 +32,17 @@ func TestPresence(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			p := domain.NewPresence(45 * time.Second)
+			open := 0
 			for _, step := range test.steps {
 				if step.what == "end" {
+					open--
 					p.End(at(step.at))
 				} else {
+					open++
 					p.Begin(step.what == "poll", at(step.at))
+				}
+				if p.Busy() != (open > 0) {
+					t.Errorf("with %d requests open, busy is %v", open, p.Busy())
 				}
 			}
 			got, ok := p.LostAt()
