@@ -1,0 +1,175 @@
+package hostclient
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/hexworker/metaservice/adapters/wire"
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
+)
+
+// sendBlock is how much of a file without a size is sent at a time.
+const sendBlock = 64 << 10
+
+// reply makes a reply to an action. It may claim the action's id, so it isn't idempotent.
+func (c *Client) reply(ctx context.Context, id domain.ActionID, body io.Reader) (*http.Request, error) {
+	return c.request(ctx, http.MethodPost, wire.PathReply, url.Values{wire.QueryID: {string(id)}}, body)
+}
+
+// SendNotFound is ports.Host's.
+func (c *Client) SendNotFound(ctx context.Context, id domain.ActionID) error {
+	return c.bare(ctx, id, func(h http.Header) { h.Set(wire.HeaderError, wire.FileNotFound) })
+}
+
+// SendKilled is ports.Host's.
+func (c *Client) SendKilled(ctx context.Context, id domain.ActionID) error {
+	return c.bare(ctx, id, func(http.Header) {})
+}
+
+// bare sends a reply without a body.
+func (c *Client) bare(ctx context.Context, id domain.ActionID, headers func(http.Header)) error {
+	ctx, cancel := c.answerIn(ctx)
+	defer cancel()
+	req, err := c.reply(ctx, id, nil)
+	if err != nil {
+		return err
+	}
+	headers(req.Header)
+	_, err = c.do(req)
+	return err
+}
+
+func (c *Client) answerIn(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, c.options.AnswerTimeout, fmt.Errorf("%w: %s", errNoAnswer, c.options.AnswerTimeout))
+}
+
+// SendFolderNotFound is ports.Host's.
+func (c *Client) SendFolderNotFound(ctx context.Context, id domain.ActionID) error {
+	return c.SendFolder(ctx, id, nil)
+}
+
+// SendFolder is ports.Host's. No names at all, not even a sequence, is a folder that isn't there.
+func (c *Client) SendFolder(ctx context.Context, id domain.ActionID, names iter.Seq2[string, error]) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var late *time.Timer
+	var namesErr error
+	up := newUpload(ctx)
+	body := streamBody{upload: up, write: func(w io.Writer) error {
+		if names == nil {
+			_, err := w.Write(wire.EncodeFilesNotFound())
+			return err
+		}
+		return wire.EncodeFiles(w, func(yield func(string, error) bool) {
+			for name, err := range names {
+				if err != nil {
+					namesErr = err
+				}
+				if ctx.Err() != nil {
+					err = context.Cause(ctx) // nobody takes it any more: don't walk on
+				}
+				if !yield(name, err) {
+					return
+				}
+			}
+		})
+	}}
+	write := body.write
+	body.write = func(w io.Writer) error {
+		err := write(w)
+		if err == nil { // from here on it is an answer like any other
+			late = time.AfterFunc(c.options.AnswerTimeout, func() {
+				cancel(fmt.Errorf("%w: %s", errNoAnswer, c.options.AnswerTimeout))
+			})
+		}
+		return err
+	}
+	err := c.send(ctx, cancel, id, body, up, func(req *http.Request) {
+		req.ContentLength = -1
+		req.Header.Set("Content-Type", wire.TypeJSON)
+	})
+	if late != nil {
+		late.Stop()
+	}
+	if namesErr != nil {
+		return fmt.Errorf("the folder's names: %w", namesErr)
+	}
+	return err
+}
+
+// SendArtifact is ports.Host's. What is sent is what the file held when it was opened: no more where
+// it grew, and an error, with the connection broken, where it shrank.
+func (c *Client) SendArtifact(ctx context.Context, id domain.ActionID, file ports.File) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	up := newUpload(ctx)
+	body, size, err := artifactBody(up, file)
+	if err != nil {
+		return err
+	}
+	if body == nil {
+		req, err := c.reply(ctx, id, nil)
+		if err != nil {
+			return err
+		}
+		_, err = c.do(req)
+		return err
+	}
+	return c.send(ctx, cancel, id, body, up, func(req *http.Request) { req.ContentLength = size })
+}
+
+// artifactBody chooses how the file goes out; nil is an empty one.
+func artifactBody(up *upload, file ports.File) (io.Reader, int64, error) {
+	size := file.Size()
+	if size > 0 {
+		if f, ok := file.(seekableConn); ok {
+			if at, err := f.Seek(0, io.SeekCurrent); err == nil {
+				return fileBody{upload: up, file: f, end: at + size}, size, nil
+			}
+		}
+		return &readBody{upload: up, r: file, left: size}, size, nil
+	}
+	// The kernel's own files have content, though their size is 0: only reading tells.
+	block := make([]byte, sendBlock)
+	n, err := file.Read(block)
+	if n == 0 && err == io.EOF {
+		return nil, 0, nil
+	}
+	return streamBody{upload: up, write: func(w io.Writer) error {
+		for {
+			if n > 0 {
+				if _, err := w.Write(block[:n]); err != nil {
+					return err
+				}
+			}
+			if err == io.EOF {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			n, err = file.Read(block)
+		}
+	}}, -1, nil
+}
+
+// send makes a reply with a body, and returns when net/http has let go of it.
+func (c *Client) send(ctx context.Context, cancel context.CancelCauseFunc, id domain.ActionID, body io.Reader, up *upload, set func(*http.Request)) error {
+	req, err := c.reply(ctx, id, body)
+	if err != nil {
+		return err
+	}
+	set(req)
+	req.GetBody = func() (io.ReadCloser, error) { return req.Body, up.reopen() }
+	_, err = c.do(req)
+	close(up.answered)
+	cancel(errUploadOver) // ends a body that the host didn't want to the end
+	up.wait()
+	return err
+}
