@@ -54,6 +54,7 @@ func TestLimitsThatCannotBeAreNamedAtOnce(t *testing.T) {
 		"a hold that old guests don't wait for": {domain.Limits{Hold: domain.MaxHold + 1}, []string{"Hold is 30.000000001s, old guests give a poll up after 35 s, so the most is 30s"}},
 		"of which the silence is not to blame":  {domain.Limits{Hold: time.Minute}, []string{"Hold is 1m0s"}},
 		"a silence shorter than a poll":         {domain.Limits{Hold: 2, Silence: 1}, []string{"Silence is 1ns, shorter than the Hold of 2ns"}},
+		"less silence than none, told once":     {domain.Limits{Silence: -1}, []string{"Silence is -1ns, it must be more than 0"}},
 		"shorter than the default":              {domain.Limits{Silence: time.Second}, []string{"Silence is 1s, shorter than the Hold of 30s"}},
 		"both":                                  {domain.Limits{Hold: time.Hour, Silence: time.Second}, []string{"Hold is 1h0m0s", "Silence is 1s"}},
 	}

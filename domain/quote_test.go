@@ -22,6 +22,7 @@ func TestQuote(t *testing.T) {
 		"of Latin 1":             {"\u009b31m", `"\u009b31m"`},
 		"that turn text around":  {"a\u202eb", `"a\u202eb"`},
 		"ends of a line":         {"a\u2028b", `"a\u2028b"`},
+		"odd spaces":             {"a\u00a0\u2003b", `"a\u00a0\u2003b"`},
 		"invalid UTF-8":          {"a\xff\xc3b", `"a\xff\xc3b"`},
 		"the longest":            {x + "y", `"` + x + `y"`},
 		"one too long":           {x + "yz", `"` + x + `y…"`},
