@@ -78,6 +78,9 @@ func (t *Task) Service() *Service { return t.service }
 // Done is closed when the task has ended.
 func (t *Task) Done() <-chan struct{} { return t.done }
 
+// Gone is closed when the guest's machine has ended: nothing can be brought out of it any more.
+func (t *Task) Gone() <-chan struct{} { return t.guest.Done() }
+
 // Wait waits for the task's end. The error is ctx's cause.
 func (t *Task) Wait(ctx context.Context) (domain.Outcome, error) {
 	select {
