@@ -24,8 +24,14 @@ const (
 // joinGrace is how long Serve waits at its end for handlers that don't end with their connection.
 const joinGrace = 5 * time.Second
 
+// lastWords is how long a request that is being answered when ctx ends has to get its answer out. The
+// answer to a guest's result is often under way just then, and it would take a broken connection for
+// a host that never heard it.
+const lastWords = 250 * time.Millisecond
+
 // Serve serves handler on listener until ctx ends or the listener fails, and closes the listener. It
-// ends every connection, and returns when no handler runs any more. The error is nil if ctx ended.
+// ends every connection, within a moment, and returns when no handler runs any more. The error is nil
+// if ctx ended.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler, logger *slog.Logger) error {
 	gate := &gate{handler: handler, empty: make(chan struct{})}
 	server := &http.Server{
@@ -35,9 +41,17 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 		MaxHeaderBytes:    HeaderBytes,
 		ErrorLog:          slog.NewLogLogger(quoting{logger.Handler()}, slog.LevelWarn),
 	}
-	stop := context.AfterFunc(ctx, func() { server.Close() })
-	defer stop()
+	answered := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(answered)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+		defer cancel()
+		server.Shutdown(grace)
+	})
 	err := server.Serve(listener)
+	if !stop() {
+		<-answered
+	}
 	server.Close()
 	gate.close()
 	grace := time.NewTimer(joinGrace)
