@@ -1,0 +1,122 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
+)
+
+// leastPoll is how long a poll takes at least that brought nothing to do. A host that holds none, for
+// whatever reason, must not keep a core busy.
+const leastPoll = 100 * time.Millisecond
+
+// servePolls asks for actions until ctx ends.
+func (g *Guest) servePolls(ctx context.Context) {
+	var pause backoff
+	refused := false
+	for ctx.Err() == nil {
+		start := time.Now()
+		var action domain.Action
+		err := g.link.call(ctx, func() (err error) {
+			action, err = g.config.Host.Poll(ctx)
+			return err
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		unusable := errors.Is(err, domain.ErrUnknownKind) || errors.Is(err, domain.ErrInvalidAction)
+		if err != nil && !unusable {
+			if refusal, ok := errors.AsType[*domain.Error](err); ok && !refused {
+				refused = true
+				g.log.Warn("the host refuses polls; it is asked again", "refusal", refusal)
+			}
+			pause.wait(ctx)
+			continue
+		}
+		pause.reset()
+		refused = false
+		switch {
+		case unusable:
+			g.log.Warn("the host asks for something that this version can't do; it is not answered", "error", err)
+		case action.Kind() != domain.KindNone:
+			if g.crew.take(action) {
+				continue
+			}
+			g.log.Warn("an action came twice, or is one too many; it is passed over", "action", action)
+		}
+		if rest := leastPoll - time.Since(start); rest > 0 {
+			sleep(ctx, rest)
+		}
+	}
+}
+
+// act does what the host asks for, and answers it.
+func (g *Guest) act(ctx context.Context, action domain.Action) {
+	if ctx.Err() != nil {
+		return
+	}
+	g.log.Debug("action", "action", action)
+	var err error
+	switch action.Kind() {
+	case domain.KindGetArtifact:
+		err = g.sendArtifact(ctx, action)
+	case domain.KindListFolder:
+		err = g.sendFolder(ctx, action)
+	case domain.KindKillProcess:
+		err = g.killTask(ctx, action)
+	default:
+		// Shells have no answer for this in version 1: the host gives it up by itself.
+		g.log.Warn("this version of guest-tools can't do this; it is not answered", "action", action)
+	}
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	if broken(err) {
+		g.link.broke()
+	}
+	g.log.Warn("an action failed", "action", action, "error", err)
+}
+
+// sendArtifact answers with a file. Version 1 has one word for all that can't be opened; why is told
+// here alone.
+func (g *Guest) sendArtifact(ctx context.Context, action domain.Action) error {
+	file, err := g.config.Files.Open(action.Path())
+	if err != nil {
+		g.log.Info("a file can't be opened; the host is told that it is not found", "action", action, "error", err)
+		return g.config.Host.SendNotFound(ctx, action.ID())
+	}
+	err = g.config.Host.SendArtifact(ctx, action.ID(), file)
+	return errors.Join(err, file.Close())
+}
+
+func (g *Guest) sendFolder(ctx context.Context, action domain.Action) error {
+	names, err := g.config.Files.Walk(ctx, action.Path())
+	if err != nil {
+		g.log.Info("a folder can't be walked; the host is told that it is not found", "action", action, "error", err)
+		return g.config.Host.SendFolderNotFound(ctx, action.ID())
+	}
+	return g.config.Host.SendFolder(ctx, action.ID(), names)
+}
+
+// killTask answers when the tree is gone. Version 1 has no word for what could not be killed, so that
+// goes where somebody may read it: here, and in the task's log.
+func (g *Guest) killTask(ctx context.Context, action domain.Action) error {
+	g.log.Info("the host ends the task", "action", action)
+	survivors, err := g.task.kill(ctx, KillGrace)
+	if err != nil {
+		g.log.Error("the task's processes could not be killed", "error", err)
+	}
+	g.tellSurvivors(survivors)
+	return g.config.Host.SendKilled(ctx, action.ID())
+}
+
+func (g *Guest) tellSurvivors(survivors []ports.Survivor) {
+	for _, s := range survivors {
+		g.log.Error("a process of the task could not be killed", "pid", s.PID, "command", domain.Quote(s.Command))
+		g.task.note(fmt.Sprintf("process %d (%s) could not be killed", s.PID, domain.Quote(s.Command)))
+	}
+}

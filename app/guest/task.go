@@ -1,0 +1,223 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
+)
+
+// terminal is how large the task's terminal is. Nobody looks at it, but programs fit their output to it.
+var terminal = ports.TerminalSize{Columns: 80, Rows: 24}
+
+// task is the one task's process, as those see it who may end it.
+type task struct {
+	decided chan struct{} // closed when it is known whether there is a process, if starting is set
+
+	mu       sync.Mutex
+	starting bool
+	killed   bool // before it was started: it never is
+	process  ports.Process
+	log      *taskLog
+}
+
+// begin tells whether the task may be started still. If so, started must follow.
+func (t *task) begin(log *taskLog) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.log = log
+	t.starting = !t.killed
+	return t.starting
+}
+
+// started tells what came of the start: nil is no process.
+func (t *task) started(process ports.Process) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.process = process
+	close(t.decided)
+}
+
+// kill ends the tree, even where the command itself has ended; a task that wasn't started never is.
+func (t *task) kill(ctx context.Context, grace time.Duration) ([]ports.Survivor, error) {
+	t.mu.Lock()
+	starting := t.starting
+	t.killed = !starting
+	t.mu.Unlock()
+	if !starting {
+		return nil, nil
+	}
+	<-t.decided // a start doesn't take long
+	if t.process == nil {
+		return nil, nil
+	}
+	return t.process.Kill(ctx, grace)
+}
+
+// note writes a line of ours into the task's log, if that is open.
+func (t *task) note(line string) {
+	t.mu.Lock()
+	log := t.log
+	t.mu.Unlock()
+	if log != nil {
+		log.note(line)
+	}
+}
+
+// close ends what is left of the tree.
+func (t *task) close() error {
+	t.mu.Lock()
+	starting := t.starting
+	t.mu.Unlock()
+	if !starting {
+		return nil
+	}
+	<-t.decided
+	if t.process == nil {
+		return nil
+	}
+	return t.process.Close()
+}
+
+// run runs the task and reports its result. A task that is cut short by the end of ctx isn't reported.
+// stop ends all of it, however far it is; a process is Run's to close.
+func (g *Guest) run(ctx, stop context.Context, execute domain.Execute) {
+	log := newTaskLog(g.config.Host, g.link, g.log)
+	var report domain.Report
+	if g.task.begin(log) {
+		report = g.runProcess(stop, log, execute)
+	} else {
+		report = domain.Report{
+			ExitCode: domain.ExitSignaled(9),
+			Reason:   domain.ReasonKilled,
+			Message:  "it was killed before it was started",
+		}
+		log.note(report.Message)
+		log.end()
+	}
+	cut := ctx.Err() != nil // before the log is through: what ends while that takes isn't cut short
+	if err := log.await(stop); err != nil {
+		g.log.Warn("the log was not delivered whole", "error", err)
+		if report.Message == "" {
+			report.Message = domain.Cut("the log was not delivered whole: " + err.Error())
+		}
+	}
+	if cut {
+		g.log.Warn("the task was cut short, its result is not reported")
+		return
+	}
+	g.log.Info("the task has ended", "report", report.String())
+	g.resolve(stop, report)
+}
+
+// refuse reports a task that no system could run.
+func (g *Guest) refuse(stop context.Context, why error) {
+	log := newTaskLog(g.config.Host, g.link, g.log)
+	report := g.startFailed(log, why)
+	if err := log.await(stop); err != nil {
+		g.log.Warn("the log was not delivered whole", "error", err)
+	}
+	g.resolve(stop, report)
+}
+
+// runProcess starts the command, and returns when it has ended. Its output goes on into the log for as
+// long as there is any.
+func (g *Guest) runProcess(stop context.Context, log *taskLog, execute domain.Execute) domain.Report {
+	spec, err := g.spec(execute)
+	var process ports.Process
+	if err == nil {
+		process, err = g.config.Processes.Start(spec)
+	}
+	if err != nil {
+		g.task.started(nil)
+		return g.startFailed(log, err)
+	}
+	g.task.started(process)
+	log.pump(process.Output())
+	report, err := process.Wait(stop)
+	if err != nil {
+		return domain.Report{ExitCode: domain.ExitSignaled(9), Reason: domain.ReasonKilled, Message: err.Error()}
+	}
+	return report
+}
+
+// startFailed is a command that can't be started: a failed task with a line in its log that says why.
+func (g *Guest) startFailed(log *taskLog, err error) domain.Report {
+	report := domain.Report{ExitCode: domain.ExitNotExecutable, Reason: domain.ReasonStartFailed, Message: domain.Cut(err.Error())}
+	if start, ok := errors.AsType[*ports.StartError](err); ok && start.ExitCode > 0 {
+		report.ExitCode = start.ExitCode
+	}
+	log.note(err.Error())
+	log.end()
+	return report
+}
+
+var errNoCommand = errors.New("there is nothing to run: the task has no command, and the configuration no entrypoint")
+
+// spec is what to start. Of the environment, what comes later counts.
+func (g *Guest) spec(execute domain.Execute) (ports.ProcessSpec, error) {
+	command := slices.Concat(g.config.Entrypoint, execute.Command)
+	if len(command) == 0 {
+		return ports.ProcessSpec{}, &ports.StartError{ExitCode: domain.ExitNotFound, Err: errNoCommand}
+	}
+	env := slices.Clone(g.config.Environ)
+	for _, more := range []map[string]string{g.config.Env, execute.Env} {
+		for _, name := range slices.Sorted(maps.Keys(more)) {
+			env = append(env, name+"="+more[name])
+		}
+	}
+	spec := ports.ProcessSpec{Command: command, Env: env, Dir: g.config.Dir, User: g.config.User}
+	if g.config.Terminal {
+		size := terminal
+		spec.Terminal = &size
+	}
+	return spec, nil
+}
+
+// resolve reports the result, until the host has it or refuses it for good.
+func (g *Guest) resolve(stop context.Context, report domain.Report) {
+	var pause backoff
+	for told := false; ; {
+		err := g.link.call(stop, func() error {
+			result := domain.Result{Success: report.Succeeded()}
+			if g.link.has(domain.FeatureResult) {
+				result.Report = &report
+			}
+			return g.config.Host.Resolve(stop, result)
+		})
+		refusal, refused := errors.AsType[*domain.Error](err)
+		switch {
+		case err == nil:
+			g.log.Info("the host has the result")
+			return
+		case refused && !later(refusal):
+			g.log.Error("the host refuses the result", "report", report.String(), "refusal", refusal)
+			return
+		case refused && !told:
+			told = true
+			g.log.Warn("the host can't take the result now; it is sent again", "refusal", refusal)
+		}
+		if !pause.wait(stop) {
+			g.log.Error("the guest ends before the host took the result", "report", report.String())
+			return
+		}
+	}
+}
+
+// line is one line of ours for the task's log.
+func line(text string) string {
+	text = strings.Map(func(c rune) rune {
+		if c < ' ' || c == 0x7f {
+			return ' '
+		}
+		return c
+	}, text)
+	return fmt.Sprintf("guest-tools: %s\n", text)
+}
