@@ -29,12 +29,22 @@ func serve(t *testing.T, handler http.HandlerFunc) (address string, end context.
 // its host for one that never heard it, and tries fifteen times more.
 func TestAnswerUnderWayGetsOut(t *testing.T) {
 	var end context.CancelFunc
-	address, cancel, ended := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	ready := make(chan struct{})
+	var address string
+	var ended <-chan error
+	address, end, ended = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		<-ready
 		end() // the host has what it waited for
-		<-time.After(20 * time.Millisecond)
+		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+			conn, err := net.Dial("tcp", address)
+			if err != nil { // nobody listens any more
+				break
+			}
+			conn.Close()
+		}
 		io.WriteString(w, "taken")
 	})
-	end = cancel
+	close(ready)
 	response, err := http.Get("http://" + address)
 	if err != nil {
 		t.Fatal(err)
