@@ -22,6 +22,8 @@ type ask struct {
 	stop context.CancelCauseFunc
 	done chan error    // room for one: what became of it
 	over chan struct{} // closed once the reply's goroutine has let go of everything
+
+	claimed bool // a reply is being received; guarded by Service.mu
 }
 
 // finish tells the caller what became of it. The first word counts.
@@ -203,11 +205,11 @@ func (s *Service) expire(a *ask) (deadline time.Time, waiting bool) {
 // nothing is left behind when the caller returns; a.ctx has ended, which interrupts it.
 func (s *Service) withdraw(a *ask) {
 	s.mu.Lock()
-	_, offered := s.asks[a.action.ID()]
+	claimed := a.claimed
 	s.mailbox.Withdraw(a.action.ID())
 	delete(s.asks, a.action.ID())
 	s.mu.Unlock()
-	if offered {
+	if !claimed {
 		return
 	}
 	grace := time.NewTimer(closeGrace)
@@ -233,6 +235,7 @@ func (s *Service) claim(id domain.ActionID) (*ask, error) {
 		return nil, err
 	}
 	a := s.asks[id]
+	a.claimed = true
 	delete(s.asks, id)
 	return a, nil
 }

@@ -56,6 +56,7 @@ func (s *Service) Collect(ctx context.Context, wanted Wanted, progress func(Prog
 	if more := c.failures - len(c.errs); more > 0 {
 		c.result.Err = fmt.Errorf("%w\nand %d more", c.result.Err, more)
 	}
+	c.result.Err = errors.Join(c.result.Err, c.untried)
 	return c.result
 }
 
@@ -69,6 +70,7 @@ type collection struct {
 	errs     []error
 	failures int
 	inARow   int
+	untried  error // told beside the others, however many those are
 }
 
 func (c *collection) collect(ctx context.Context, wanted Wanted) error {
@@ -111,7 +113,7 @@ func (c *collection) folder(ctx context.Context, files []domain.ListedFile, fold
 	}
 	for i, file := range files {
 		if ctx.Err() != nil || c.hopeless() {
-			c.fail(fmt.Errorf("%d of %d files were not tried", len(files)-i, len(files)))
+			c.untried = fmt.Errorf("%d of %d files were not tried", len(files)-i, len(files))
 			break
 		}
 		todo <- file

@@ -183,9 +183,13 @@ func (t *Task) giveUp(status domain.Status, err error) domain.Outcome {
 func (t *Task) end(status domain.Status, reason error) domain.Outcome {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), killPatience,
 		fmt.Errorf("the guest did not end its task within %s", killPatience))
-	defer cancel()
 	asked := make(chan error, 1)
-	go func() { asked <- t.service.Kill(ctx) }() // ends with ctx at the latest
+	var asking sync.WaitGroup
+	asking.Go(func() { asked <- t.service.Kill(ctx) })
+	defer func() {
+		cancel()
+		asking.Wait()
+	}()
 	var failed error
 	for {
 		select {

@@ -1,0 +1,430 @@
+package host_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hexworker/metaservice/app/host"
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
+)
+
+// machine is a ports.Machine whose guest is a function of the test.
+type machine struct {
+	guest func(ctx context.Context, api ports.GuestAPI) error // what the guest does; its error is what it died of
+	err   error                                               // of Boot
+
+	api     ports.GuestAPI // set by the handler
+	booted  int
+	stopped int
+}
+
+func (m *machine) Boot(context.Context, ports.Handler) (ports.Guest, error) {
+	if m.err != nil {
+		return nil, m.err
+	}
+	m.booted++
+	ctx, cancel := context.WithCancel(context.Background())
+	g := &guest{m: m, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(g.done)
+		g.err = m.guest(ctx, m.api)
+	}()
+	return g, nil
+}
+
+type guest struct {
+	m      *machine
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error
+	once   sync.Once
+}
+
+func (g *guest) Done() <-chan struct{} { return g.done }
+
+func (g *guest) Err() error {
+	select {
+	case <-g.done:
+		return g.err
+	default:
+		return nil
+	}
+}
+
+func (g *guest) Stop(context.Context) error {
+	g.cancel()
+	<-g.done
+	g.once.Do(func() { g.m.stopped++ })
+	return nil
+}
+
+// job is a Job for a machine, with the service handed to the guest as it is.
+func job(m *machine) host.Job {
+	return host.Job{
+		Config:  host.Config{IDs: &counter{}, Execute: domain.Execute{Command: []string{"true"}}},
+		Machine: m,
+		Handler: func(api ports.GuestAPI) ports.Handler { m.api = api; return nil },
+	}
+}
+
+// poller is a guest that serves polls until its machine is stopped: it kills when it is told to.
+func poller(ctx context.Context, api ports.GuestAPI, kill func()) error {
+	for ctx.Err() == nil {
+		var action domain.Action
+		if err := api.Poll(ctx, func(a domain.Action) error { action = a; return nil }); err != nil {
+			return nil
+		}
+		if action.Kind() == domain.KindKillProcess {
+			kill()
+			api.Killed(ctx, action.ID())
+		}
+	}
+	return nil
+}
+
+func report(code int, reason domain.Reason) *domain.Report {
+	return &domain.Report{ExitCode: code, Reason: reason}
+}
+
+func TestATaskEndsOnce(t *testing.T) {
+	succeed := domain.Result{Success: true, Report: report(0, domain.ReasonExited)}
+	stay := func(ctx context.Context) error { <-ctx.Done(); return nil }
+	tests := []struct {
+		name   string
+		guest  func(ctx context.Context, api ports.GuestAPI) error
+		change func(j *host.Job)
+		act    func(task *host.Task)
+		status domain.Status
+		took   time.Duration
+		result bool
+		is     []error
+		words  []string
+	}{
+		{
+			name: "success",
+			guest: func(ctx context.Context, api ports.GuestAPI) error {
+				api.Resolve(ctx, succeed)
+				return stay(ctx)
+			},
+			status: domain.StatusSuccess, result: true,
+		},
+		{
+			name: "failure",
+			guest: func(ctx context.Context, api ports.GuestAPI) error {
+				api.Resolve(ctx, domain.Result{Report: report(3, domain.ReasonExited)})
+				return stay(ctx)
+			},
+			status: domain.StatusFailed, result: true,
+		},
+		{
+			name: "the machine dies right after the result",
+			guest: func(ctx context.Context, api ports.GuestAPI) error {
+				return errors.Join(api.Resolve(ctx, succeed), errors.New("kernel panic"))
+			},
+			status: domain.StatusSuccess, result: true,
+		},
+		{
+			name:   "the machine dies at once",
+			guest:  func(context.Context, ports.GuestAPI) error { return errors.New("kernel panic") },
+			status: domain.StatusMachineDied, words: []string{"kernel panic"},
+		},
+		{
+			name: "the machine dies midway",
+			guest: func(ctx context.Context, api ports.GuestAPI) error {
+				api.Execute(ctx)
+				time.Sleep(time.Second)
+				return nil
+			},
+			status: domain.StatusMachineDied, took: time.Second, words: []string{"ended before"},
+		},
+		{
+			name:   "the guest never calls",
+			guest:  func(ctx context.Context, _ ports.GuestAPI) error { return stay(ctx) },
+			change: func(j *host.Job) { j.BootTimeout = time.Minute },
+			status: domain.StatusMachineDied, took: time.Minute, words: []string{"1m0s", "guest-tools"},
+		},
+		{
+			name: "the guest falls silent",
+			guest: func(ctx context.Context, api ports.GuestAPI) error {
+				api.Poll(ctx, func(domain.Action) error { return nil })
+				return stay(ctx)
+			},
+			status: domain.StatusGuestLost, took: 75 * time.Second, is: []error{domain.ErrGuestLost},
+		},
+		{
+			name: "time-out, and the guest ends its task",
+			guest: func(ctx context.Context, api ports.GuestAPI) error {
+				return poller(ctx, api, func() {
+					api.Resolve(ctx, domain.Result{Report: report(143, domain.ReasonKilled)})
+				})
+			},
+			change: func(j *host.Job) { j.Timeout = time.Minute },
+			status: domain.StatusTimedOut, took: time.Minute, result: true, is: []error{host.ErrTimedOut}, words: []string{"1m0s"},
+		},
+		{
+			name: "time-out, and the guest is deaf",
+			guest: func(ctx context.Context, api ports.GuestAPI) error {
+				api.Execute(ctx)
+				return stay(ctx)
+			},
+			change: func(j *host.Job) { j.Timeout = time.Minute },
+			status: domain.StatusTimedOut, took: 75 * time.Second, is: []error{host.ErrTimedOut}, words: []string{"did not end its task"},
+		},
+		{
+			name: "killed",
+			guest: func(ctx context.Context, api ports.GuestAPI) error {
+				return poller(ctx, api, func() {
+					time.Sleep(5 * time.Second)
+					api.Resolve(ctx, domain.Result{Report: report(137, domain.ReasonKilled)})
+				})
+			},
+			act:    (*host.Task).Kill,
+			status: domain.StatusKilled, took: 5 * time.Second, result: true,
+		},
+		{
+			name: "killed, and the machine dies of it",
+			guest: func(ctx context.Context, api ports.GuestAPI) error {
+				ctx, cancel := context.WithCancel(ctx)
+				poller(ctx, api, cancel)
+				return errors.New("init was killed")
+			},
+			act:    (*host.Task).Kill,
+			status: domain.StatusKilled, words: []string{"init was killed"},
+		},
+		{
+			name:   "aborted",
+			guest:  func(ctx context.Context, _ ports.GuestAPI) error { return stay(ctx) },
+			act:    (*host.Task).Abort,
+			status: domain.StatusAborted, is: []error{domain.ErrSandboxAborted},
+		},
+		{
+			name: "killed, then aborted",
+			guest: func(ctx context.Context, api ports.GuestAPI) error {
+				api.Execute(ctx)
+				return stay(ctx)
+			},
+			act: func(task *host.Task) {
+				task.Kill()
+				time.Sleep(time.Second)
+				task.Abort()
+			},
+			status: domain.StatusKilled, took: time.Second, is: []error{domain.ErrSandboxAborted},
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := &machine{guest: test.guest}
+				j := job(m)
+				if test.change != nil {
+					test.change(&j)
+				}
+				start := time.Now()
+				task, err := host.Start(t.Context(), j)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if test.act != nil {
+					synctest.Wait()
+					test.act(task)
+				}
+				outcome, err := task.Wait(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(start); took != test.took {
+					t.Errorf("it took %s, want %s", took, test.took)
+				}
+				if outcome.Status != test.status || (outcome.Result != nil) != test.result {
+					t.Errorf("outcome %+v", outcome)
+				}
+				if len(test.is) > 0 || len(test.words) > 0 {
+					wantError(t, outcome.Err, test.is, test.words...)
+				} else if outcome.Err != nil {
+					t.Errorf("the outcome has an error: %v", outcome.Err)
+				}
+				task.Kill() // too late
+				task.Abort()
+				for range 2 {
+					if err := task.Close(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
+				if again, _ := task.Wait(t.Context()); again.Status != test.status {
+					t.Errorf("then it was %s", again.Status)
+				}
+				if m.booted != 1 || m.stopped != 1 {
+					t.Errorf("booted %d times, stopped %d times", m.booted, m.stopped)
+				}
+			})
+		})
+	}
+}
+
+func TestAMachineThatDoesNotStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := errors.New("no such binary")
+		_, err := host.Start(t.Context(), job(&machine{err: broken}))
+		wantError(t, err, []error{broken}, "did not start")
+	})
+}
+
+// What a program says when it is ended is often why: the log goes on until the guest has reported.
+func TestTheLogGoesOnWhileATaskIsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sink bytes.Buffer
+		m := &machine{guest: func(ctx context.Context, api ports.GuestAPI) error {
+			log := newBody()
+			ended := make(chan error, 1)
+			go func() { ended <- api.Log(ctx, log) }()
+			return poller(ctx, api, func() {
+				log.chunks <- []byte("last words")
+				log.end <- io.EOF
+				<-ended
+				api.Resolve(ctx, domain.Result{Report: report(143, domain.ReasonKilled)})
+			})
+		}}
+		j := job(m)
+		j.Log = &sink
+		task, err := host.Start(t.Context(), j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer task.Close(t.Context())
+		synctest.Wait()
+		task.Kill()
+		outcome, err := task.Wait(t.Context())
+		if err != nil || outcome.Status != domain.StatusKilled || sink.String() != "last words" || !outcome.Log.Complete() {
+			t.Errorf("outcome %+v, %v, log %q", outcome, err, sink.String())
+		}
+	})
+}
+
+// folder is a ports.Folder in memory.
+type folder struct {
+	memory
+	mu    sync.Mutex
+	names []string
+	bad   string // a name that it refuses
+}
+
+func (f *folder) File(name string) ports.Storage {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.names = append(f.names, name)
+	if name == f.bad {
+		return &memory{create: errors.New("it is a folder")}
+	}
+	return &f.memory
+}
+
+// files is a guest with files: "/file", and "/folder" with what is in it.
+func files(s *host.Service, content map[string]string) func(t *testing.T) {
+	return func(t *testing.T) {
+		for {
+			var a domain.Action
+			if err := s.Poll(t.Context(), func(got domain.Action) error { a = got; return nil }); err != nil {
+				return
+			}
+			switch a.Kind() {
+			case domain.KindListFolder:
+				var names []string
+				for name := range content {
+					if name == a.Path() || strings.HasPrefix(name, a.Path()+"/") {
+						names = append(names, `"`+name+`"`)
+					}
+				}
+				reply := `{"notFound":true}`
+				if len(names) > 0 || a.Path() == "/empty" {
+					reply = `{"files":[` + strings.Join(names, ",") + `]}`
+				}
+				s.Folder(t.Context(), a.ID(), ports.FolderReply{Body: text(reply), Size: -1, Decode: decodeJSON})
+			case domain.KindGetArtifact:
+				reply := ports.ArtifactReply{Body: text(content[a.Path()]), Size: int64(len(content[a.Path()]))}
+				if content[a.Path()] == "gone" {
+					reply.Error = "file-not-found"
+				}
+				s.Artifact(t.Context(), a.ID(), reply)
+			}
+		}
+	}
+}
+
+func TestCollect(t *testing.T) {
+	many := map[string]string{}
+	for i := range 100 {
+		many["/many/"+strings.Repeat("x", i+1)] = strings.Repeat("y", i)
+	}
+	gone := map[string]string{}
+	for i := range 100 {
+		gone["/gone/"+strings.Repeat("x", i+1)] = "gone"
+	}
+	tests := []struct {
+		name    string
+		content map[string]string
+		path    string
+		bad     string
+		want    host.Collected
+		is      []error
+		words   []string
+	}{
+		{name: "file", content: map[string]string{"/file": "12345"}, path: "/file", want: host.Collected{IsFile: true, Files: 1, Bytes: 5}},
+		{name: "folder", content: many, path: "/many", want: host.Collected{Files: 100, Bytes: 4950}},
+		{name: "empty folder", path: "/empty"},
+		{name: "missing", path: "/missing", is: []error{domain.ErrResourceNotFound}, words: []string{`"/missing"`}},
+		{
+			name: "one of them vanished", path: "/f", content: map[string]string{"/f/a": "1", "/f/b": "gone", "/f/c": "3"},
+			want: host.Collected{Files: 2, Bytes: 2}, is: []error{domain.ErrResourceNotFound}, words: []string{`"/f/b"`},
+		},
+		{
+			name: "one of them can't be kept", path: "/f", bad: "b", content: map[string]string{"/f/a": "1", "/f/b": "22", "/f/c": "3"},
+			want: host.Collected{Files: 2, Bytes: 2}, is: []error{domain.ErrStorage}, words: []string{"it is a folder"},
+		},
+		{
+			name: "refused names", path: "/f", content: map[string]string{"/f/a": "1", "/f/../b": "22"},
+			want: host.Collected{Files: 1, Bytes: 1, Refused: 1}, is: []error{domain.ErrRefusedName}, words: []string{"1 names"},
+		},
+		{name: "hopeless", path: "/gone", content: gone, is: []error{domain.ErrResourceNotFound}, words: []string{"were not tried"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newService(t, func(c *host.Config) { c.Logger = nil })
+				for range 4 {
+					go files(s, test.content)(t)
+				}
+				target := &folder{bad: test.bad}
+				var last host.Progress
+				got := s.Collect(t.Context(), host.Wanted{
+					Path:   test.path,
+					File:   func() (ports.Storage, error) { return &target.memory, nil },
+					Folder: func() (ports.Folder, error) { return target, nil },
+				}, func(p host.Progress) { last = p })
+				if got.Path != test.path || got.IsFile != test.want.IsFile || got.Files != test.want.Files ||
+					got.Bytes != test.want.Bytes || got.Refused != test.want.Refused {
+					t.Errorf("collected %+v, want %+v", got, test.want)
+				}
+				if len(test.is) > 0 {
+					wantError(t, got.Err, test.is, test.words...)
+				} else if got.Err != nil {
+					t.Error(got.Err)
+				}
+				if last.Bytes != test.want.Bytes || last.Files != test.want.Files {
+					t.Errorf("the last progress was %+v", last)
+				}
+				if target.left() != 0 {
+					t.Errorf("%d files are left open", target.left())
+				}
+				s.Close()
+			})
+		})
+	}
+}
