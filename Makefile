@@ -1,0 +1,73 @@
+# `make run` and `make test` do everything on a fresh Debian machine with Go, git and make. What else
+# they need they install, and say so.
+
+GO      ?= go
+BIN     := bin
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# The build is static and the same wherever it is made; git may not trust the folder's owner.
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+STATICCHECK := $(GO) tool -modfile=tools/go.mod staticcheck
+PLATFORMS   := linux/amd64 linux/arm64 darwin/arm64 windows/amd64
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test check bench fuzz soak clean race-tools
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+
+build: ## both programs, into bin/
+	@mkdir -p $(BIN)
+	$(BUILD) -o $(BIN)/ ./cmd/metaservice ./cmd/guest-tools
+
+run: build ## a first task, in a guest on the embedded machine
+	@mkdir -p $(BIN)/out
+	$(BIN)/metaservice run \
+		--env WHO=world --artifact greeting.txt=$(BIN)/out/greeting.txt --json $(BIN)/out/result.json \
+		-- sh -c 'echo "hello, $$WHO, from $$(uname -s)"; echo "made in the guest" >greeting.txt'
+	@echo; echo "The artifact, $(BIN)/out/greeting.txt:"; cat $(BIN)/out/greeting.txt
+
+test: race-tools ## every test, with the race detector; FLAGS='-args -long' for whole counts
+	$(GO) test -race -buildvcs=false -timeout 20m ./... $(FLAGS)
+
+# The race detector is C; a fresh machine has no compiler.
+race-tools:
+	@command -v gcc >/dev/null || { \
+		echo "The race detector needs a C compiler: installing gcc and libc6-dev"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gcc libc6-dev; }
+
+check: ## format, vet, staticcheck, tidy, and builds for the other platforms
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+		test -z "$$unformatted" || { echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+	@set -e; for platform in $(PLATFORMS); do \
+		export GOOS=$${platform%/*} GOARCH=$${platform#*/} CGO_ENABLED=0; \
+		echo "$$platform: build and vet"; \
+		$(GO) build -buildvcs=false -o /dev/null ./cmd/metaservice; \
+		$(GO) build -buildvcs=false -o /dev/null ./cmd/guest-tools; \
+		$(GO) vet ./...; \
+	done
+	@GOOS=linux GOARCH=amd64 $(BUILD) -o $(BIN)/check/guest-tools ./cmd/guest-tools; \
+		size=$$(stat -c %s $(BIN)/check/guest-tools); echo "guest-tools for linux/amd64: $$size bytes, at most 8388608"; \
+		test $$size -le 8388608
+
+bench: ## figures beside their limits, measured in turns in one run
+	$(GO) test -buildvcs=false -run '^$$' -bench . -benchtime 1x -timeout 30m ./tests/bench $(FLAGS)
+
+FUZZTIME ?= 10s
+fuzz: ## every parser, FUZZTIME each
+	@set -e; for package in $$(grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$package/*_test.go | sed 's/func //'); do \
+			echo "$$package $$target"; \
+			$(GO) test -buildvcs=false -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; done
+
+soak: race-tools ## whole counts, and ten minutes of fuzzing for each parser
+	$(GO) test -race -buildvcs=false -count 1 -timeout 2h ./... -args -long
+	$(MAKE) fuzz FUZZTIME=10m
+
+clean: ## what was built
+	rm -rf $(BIN)
