@@ -126,7 +126,7 @@ func (d *delivery) broke(err error) {
 	d.link.broke()
 	if !d.outage {
 		d.outage = true
-		d.log.Warn("the log's connection broke; it goes on in a new one", "error", err)
+		d.log.Warn("the log's connection broke; what comes next goes into a new one", "error", err)
 	}
 }
 

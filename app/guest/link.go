@@ -131,6 +131,9 @@ func (l *link) ready(ctx context.Context) error {
 		return nil
 	}
 	theirs, err := l.host.Hello(ctx, l.hello)
+	if !broken(err) {
+		l.heard()
+	}
 	refusal, refused := errors.AsType[*domain.Error](err)
 	switch {
 	case err == nil:

@@ -155,3 +155,25 @@ func (p *Peer) awaitReply(ctx context.Context, id domain.ActionID) (Reply, error
 	}
 	return reply, nil
 }
+
+// Seen is all that a guest told its host so far.
+type Seen struct {
+	Hellos  []domain.Hello
+	Results []domain.Result
+	Replies []Reply
+	Log     string  // of all bodies, in the order in which it came
+	LogEnds []error // of each body that has ended; io.EOF is a good end
+}
+
+// Seen is a copy of what the guest told.
+func (p *Peer) Seen() Seen {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Seen{
+		Hellos:  slices.Clone(p.hellos),
+		Results: slices.Clone(p.results),
+		Replies: slices.Clone(p.replies),
+		Log:     p.log.String(),
+		LogEnds: slices.Clone(p.logEnds),
+	}
+}
