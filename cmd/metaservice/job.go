@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/hexworker/metaservice/adapters/chiapi"
+	"github.com/hexworker/metaservice/adapters/uuids"
+	"github.com/hexworker/metaservice/app/host"
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
+)
+
+// stopPatience is how long a machine may take to end politely.
+const stopPatience = 10 * time.Second
+
+// job is one run of a task, in whatever machine: run and serve differ in that alone.
+type job struct {
+	machine     ports.Machine
+	execute     domain.Execute
+	timeout     time.Duration
+	bootTimeout time.Duration
+	artifacts   []artifact
+	record      *record
+	json        string
+	words       *slog.Logger
+	say         io.Writer // standard error, for what isn't a log
+	interrupts  *interrupts
+}
+
+// ended is a job that is over, with all that is known of it.
+type ended struct {
+	outcome   domain.Outcome
+	artifacts []fetched
+	begun     time.Time
+	took      time.Duration // the task, without its artifacts
+	logErr    error         // of the record
+	reasons   []error       // why it isn't a success, where that isn't the task's own doing
+}
+
+// run runs the task to its end, fetches its artifacts, and leaves nothing behind. It returns the exit
+// status.
+func (j *job) run() int {
+	e := ended{begun: time.Now()}
+	task, err := j.start()
+	if err != nil {
+		e.outcome = domain.Outcome{Status: domain.StatusMachineDied, Err: err}
+		if j.interrupts.came() != 0 {
+			e.outcome.Status = domain.StatusAborted
+		}
+		e.took = time.Since(e.begun)
+		j.skip(&e, errors.New("the guest never started"))
+	} else {
+		e.outcome = j.watch(task)
+		e.took = time.Since(e.begun)
+		j.collect(&e, task)
+		if err := j.stop(task); err != nil {
+			e.reasons = append(e.reasons, fmt.Errorf("the machine did not end as it should: %w", err))
+		}
+	}
+	e.logErr = j.record.close()
+	status := j.judge(&e)
+	if j.json != "" {
+		if err := newResult(e).write(j.json); err != nil {
+			j.words.Error(err.Error())
+			status = failUnless(status)
+		}
+	}
+	return status
+}
+
+func (j *job) start() (*host.Task, error) {
+	ctx, cancel := until(j.interrupts.first)
+	defer cancel()
+	return host.Start(ctx, host.Job{
+		Config: host.Config{
+			Execute: j.execute,
+			Log:     j.record,
+			IDs:     uuids.Random{},
+			Logger:  j.words,
+		},
+		Machine:     j.machine,
+		Handler:     func(api ports.GuestAPI) ports.Handler { return chiapi.New(api, j.words) },
+		Timeout:     j.timeout,
+		BootTimeout: j.bootTimeout,
+	})
+}
+
+// watch waits for the task's end, and brings it about where a signal or a log that can't be kept asks
+// for it.
+func (j *job) watch(task *host.Task) domain.Outcome {
+	first, second, failed := j.interrupts.first, j.interrupts.second, j.record.failed
+	for {
+		select {
+		case <-task.Done():
+			outcome, _ := task.Wait(context.Background()) // it has ended
+			return outcome
+		case <-first:
+			first = nil
+			if !isClosed(task.Service().Called()) { // nobody is there who could end anything
+				task.Abort()
+				continue
+			}
+			j.tell("%s: ending the task; once more to give it up at once", signalName(j.interrupts.came()))
+			task.Kill()
+		case <-second:
+			second = nil
+			task.Abort()
+		case <-failed:
+			failed = nil
+			task.Kill()
+		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// collect fetches the artifacts one after the other: each uses the whole line.
+func (j *job) collect(e *ended, task *host.Task) {
+	switch e.outcome.Status {
+	case domain.StatusAborted, domain.StatusGuestLost, domain.StatusMachineDied:
+		j.skip(e, errors.New("there is no guest any more to fetch it from"))
+		return
+	}
+	ctx, cancel := until(j.interrupts.next())
+	defer cancel()
+	ctx, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	go func() { // ends with ctx
+		select {
+		case <-task.Gone():
+			lose(errors.New("the guest's machine has ended"))
+		case <-task.Service().Lost():
+			lose(domain.ErrGuestLost)
+		case <-ctx.Done():
+		}
+	}()
+	for i, a := range j.artifacts {
+		meter := newMeter(j.say, a.path)
+		f := fetch(ctx, task.Service(), a, meter.show)
+		meter.end()
+		j.settle(e, f)
+		if ctx.Err() == nil && errors.Is(f.Err, domain.ErrNoPoll) { // nor would it for the others
+			lose(errors.New("the guest does not answer any more"))
+		}
+		if ctx.Err() != nil {
+			j.artifacts = j.artifacts[i+1:]
+			j.skip(e, context.Cause(ctx))
+			return
+		}
+	}
+}
+
+// skip settles all artifacts as not fetched.
+func (j *job) skip(e *ended, why error) {
+	for _, a := range j.artifacts {
+		f := fetched{artifact: a}
+		f.Err = why
+		j.settle(e, f)
+	}
+}
+
+// settle takes one artifact into the account, and tells of it.
+func (j *job) settle(e *ended, f fetched) {
+	e.artifacts = append(e.artifacts, f)
+	if f.Files > 0 || f.Err == nil {
+		j.tell("fetched %s to %s: %s", f.path, f.target, amount(f.Files, f.Bytes))
+	}
+	if f.Err == nil {
+		return
+	}
+	err := fmt.Errorf("artifact %s was not fetched: %w", domain.Quote(f.path), f.Err)
+	switch {
+	case f.Files > 0:
+		err = fmt.Errorf("artifact %s is incomplete: %w", domain.Quote(f.path), f.Err)
+	case errors.Is(f.Err, domain.ErrResourceNotFound):
+		err = fmt.Errorf("artifact %s was not fetched: there is no such file or folder in the guest", domain.Quote(f.path))
+	}
+	e.reasons = append(e.reasons, err)
+}
+
+// stop stops the machine, at once if one more signal comes.
+func (j *job) stop(task *host.Task) error {
+	ctx, cancel := until(j.interrupts.second)
+	defer cancel()
+	ctx, cancelTimeout := context.WithTimeout(ctx, stopPatience)
+	defer cancelTimeout()
+	return task.Close(ctx)
+}
+
+// tell says something on standard error.
+func (j *job) tell(format string, args ...any) {
+	fmt.Fprintln(j.say, "metaservice: "+plain(fmt.Sprintf(format, args...)))
+}

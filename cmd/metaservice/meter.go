@@ -1,0 +1,88 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+
+	"github.com/hexworker/metaservice/app/host"
+)
+
+// meter shows how far an artifact has come, where somebody watches: on a terminal.
+type meter struct {
+	to    io.Writer // nil where nobody does
+	name  string
+	bar   *progressbar.ProgressBar
+	files bool // it counts files, not bytes
+}
+
+const maxName = 30
+
+func newMeter(to io.Writer, name string) *meter {
+	m := &meter{name: plain(name)}
+	if letters := []rune(m.name); len(letters) > maxName { // the line must not wrap
+		m.name = "…" + string(letters[len(letters)-maxName:])
+	}
+	if file, ok := to.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		m.to = to
+	}
+	return m
+}
+
+// show is a host.Progress function.
+func (m *meter) show(p host.Progress) {
+	if m.to == nil {
+		return
+	}
+	if m.bar == nil || p.Total > 0 && !m.files {
+		m.start(p)
+	}
+	if m.files {
+		m.bar.Describe(m.name + ", " + amountOf(p.Bytes))
+		m.bar.Set(p.Files)
+		return
+	}
+	m.bar.Set64(p.Bytes)
+}
+
+func (m *meter) start(p host.Progress) {
+	options := []progressbar.Option{
+		progressbar.OptionSetWriter(m.to),
+		progressbar.OptionSetDescription(m.name),
+		progressbar.OptionSetWidth(20),
+		progressbar.OptionThrottle(100 * time.Millisecond),
+		progressbar.OptionShowCount(),
+		progressbar.OptionClearOnFinish(),
+		progressbar.OptionSetSpinnerChangeInterval(0), // no goroutine of its own
+	}
+	m.files = p.Total > 0
+	if m.files {
+		m.bar = progressbar.NewOptions(p.Total, options...)
+		return
+	}
+	options = append(options, progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true))
+	m.bar = progressbar.NewOptions64(p.Expect, options...)
+}
+
+// end takes the bar off the terminal.
+func (m *meter) end() {
+	if m.bar != nil {
+		m.bar.Clear()
+		m.bar.Exit()
+	}
+}
+
+// amount says how much was fetched.
+func amount(files int, bytes int64) string {
+	if files == 1 {
+		return "1 file, " + amountOf(bytes)
+	}
+	return fmt.Sprintf("%d files, %s", files, amountOf(bytes))
+}
+
+func amountOf(bytes int64) string { return humanize.IBytes(uint64(max(bytes, 0))) }

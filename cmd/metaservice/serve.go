@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hexworker/metaservice/adapters/httpserver"
+	"github.com/hexworker/metaservice/adapters/listenmachine"
+	"github.com/hexworker/metaservice/ports"
+)
+
+func serveCommand(to streams) *cobra.Command {
+	var flags jobFlags
+	var listen string
+	cmd := &cobra.Command{
+		Use:   "serve --listen ADDRESS [flags] -- COMMAND [ARGUMENT...]",
+		Short: "Run a task in a guest that is started elsewhere",
+		Long: `Wait at an address for a guest that somebody starts elsewhere, and have it run one
+task. The rest is as with run. Whoever reaches the address can read what the task is
+given, and answer in its place: let nobody but the guest.`,
+		Example: "  metaservice serve --listen 127.0.0.1:8080 --artifact out/report.html -- make test",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return flags.run(cmd, args, to, func(ctx setting) (ports.Machine, error) {
+				if listen == "" {
+					return nil, usagef("--listen is missing: it must be HOST:PORT, :PORT or unix:/PATH")
+				}
+				machine, err := listenmachine.New(listenmachine.Config{
+					Address:   listen,
+					Serve:     ctx.serve,
+					Listening: func(address string) { invite(to.err, address) },
+				})
+				if err != nil {
+					return nil, usagef("--listen: %w", err)
+				}
+				return machine, nil
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&listen, "listen", "l", "", "wait for the guest at this `ADDRESS`: HOST:PORT, :PORT or unix:/PATH")
+	flags.add(cmd)
+	return cmd
+}
+
+// invite tells where a guest is waited for, and how to start one.
+func invite(to io.Writer, address string) {
+	fmt.Fprintf(to, "metaservice: serving on %s\n", address)
+	dial := address
+	host, port, err := net.SplitHostPort(address)
+	if ip, ipErr := netip.ParseAddr(host); err == nil && ipErr == nil && ip.IsUnspecified() {
+		dial = net.JoinHostPort("ADDRESS-OF-THIS-MACHINE", port)
+	}
+	fmt.Fprintf(to, "metaservice: start a guest with: guest-tools --host %s\n", dial)
+	if ip, ipErr := netip.ParseAddr(host); !strings.HasPrefix(address, "unix:") && (ipErr != nil || !ip.IsLoopback()) {
+		fmt.Fprintln(to, "metaservice: whoever reaches this address can read the task's variables and answer in its place")
+	}
+}
+
+// serve serves a guest with the hardened server.
+func (s setting) serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	return httpserver.Serve(ctx, listener, handler, s.words)
+}
