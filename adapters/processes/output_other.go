@@ -1,0 +1,114 @@
+//go:build !linux
+
+package processes
+
+import (
+	"io"
+	"os"
+	"sync"
+	"time"
+)
+
+// output is the reading end of what a tree writes. Not every system's files have deadlines, so a
+// goroutine reads ahead, one chunk; it ends at the stream's end, or when the file is closed.
+type output struct {
+	file   *os.File
+	chunks chan []byte
+	ended  chan struct{} // closed when the command has
+	closed chan struct{}
+	ending sync.Once
+	once   sync.Once
+	err    error // of closing
+
+	// The reader's own.
+	rest     []byte
+	over     bool
+	room     int64
+	patience time.Duration
+}
+
+func newOutput(file *os.File) *output {
+	o := &output{
+		file:     file,
+		chunks:   make(chan []byte),
+		ended:    make(chan struct{}),
+		closed:   make(chan struct{}),
+		room:     DrainMost,
+		patience: DrainWait,
+	}
+	go o.pump()
+	return o
+}
+
+func (o *output) pump() {
+	defer close(o.chunks)
+	for {
+		chunk := make([]byte, 64<<10)
+		n, err := o.file.Read(chunk)
+		if n > 0 {
+			select {
+			case o.chunks <- chunk[:n]:
+			case <-o.closed:
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (o *output) commandEnded() { o.ending.Do(func() { close(o.ended) }) }
+
+// Read implements ports.Process.Output. What was there when the command ended costs no waiting, and is
+// less than DrainMost: no system has pipes of that size.
+func (o *output) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if len(o.rest) == 0 && !o.over {
+		o.rest = o.next()
+		o.over = o.rest == nil
+	}
+	if o.over {
+		return 0, io.EOF
+	}
+	n := copy(p, o.rest)
+	o.rest = o.rest[n:]
+	return n, nil
+}
+
+// next is the next chunk, or nil at the end.
+func (o *output) next() []byte {
+	select {
+	case <-o.closed:
+		return nil
+	case chunk := <-o.chunks:
+		return chunk
+	case <-o.ended:
+	}
+	if o.room <= 0 || o.patience <= 0 {
+		return nil
+	}
+	since := time.Now()
+	defer func() { o.patience -= time.Since(since) }()
+	over := time.NewTimer(o.patience)
+	defer over.Stop()
+	select {
+	case <-o.closed:
+		return nil
+	case chunk := <-o.chunks:
+		o.room -= int64(len(chunk))
+		return chunk
+	case <-over.C:
+		return nil
+	}
+}
+
+func (o *output) Close() error {
+	o.once.Do(func() {
+		close(o.closed)
+		o.err = o.file.Close()
+	})
+	return o.err
+}
