@@ -64,7 +64,7 @@ func Refusal(err error) *domain.Error {
 			continue
 		}
 		message := err.Error()
-		if r.code == domain.CodeInternalError {
+		if r.code == domain.CodeInternalError || r.err == domain.ErrBrokenReply { // a connection's error names the host's socket
 			message = r.err.Error()
 		}
 		return &domain.Error{Code: r.code, Message: domain.Cut(message)}
