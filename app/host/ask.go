@@ -21,6 +21,7 @@ type ask struct {
 	ctx  context.Context // ends when the caller gives up, or the service closes
 	stop context.CancelCauseFunc
 	done chan error    // room for one: what became of it
+	back chan struct{} // room for one: it was given back, which may have moved its deadline closer
 	over chan struct{} // closed once the reply's goroutine has let go of everything
 
 	claimed bool // a reply is being received; guarded by Service.mu
@@ -144,6 +145,7 @@ func isFinal(err error) bool {
 // once offers an action, and waits for what becomes of it.
 func (s *Service) once(ctx context.Context, a *ask) error {
 	a.done = make(chan error, 1)
+	a.back = make(chan struct{}, 1)
 	a.over = make(chan struct{})
 	a.ctx, a.stop = context.WithCancelCause(ctx)
 	defer a.stop(nil)
@@ -160,14 +162,20 @@ func (s *Service) once(ctx context.Context, a *ask) error {
 		case err := <-a.done:
 			return err
 		case <-timer.C:
-			deadline, waiting := s.expire(a)
-			if waiting {
-				timer.Reset(time.Until(deadline))
-			}
+			s.rearm(a, timer)
+		case <-a.back:
+			s.rearm(a, timer)
 		case <-a.ctx.Done():
 			s.withdraw(a)
 			return context.Cause(a.ctx)
 		}
+	}
+}
+
+// rearm sets the timer to the ask's deadline, unless that is over: then a.done tells.
+func (s *Service) rearm(a *ask, timer *time.Timer) {
+	if deadline, waiting := s.expire(a); waiting {
+		timer.Reset(time.Until(deadline))
 	}
 }
 

@@ -106,4 +106,10 @@ func (s *Service) giveBack(action domain.Action) {
 	defer s.mu.Unlock()
 	s.mailbox.Return(action.ID())
 	s.match()
+	if a := s.asks[action.ID()]; a != nil {
+		select {
+		case a.back <- struct{}{}:
+		default: // it looks again already
+		}
+	}
 }

@@ -246,3 +246,22 @@ func TestNothingWaitsForAnActionThatHangs(t *testing.T) {
 		<-hanging
 	})
 }
+
+// An action that is given back has what is left of its offer, and no more.
+func TestAnActionGivenBackTooLateFailsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, func(c *host.Config) { c.Limits.Tries = 1 })
+		start := time.Now()
+		got := fetch(t.Context(), s, &memory{})
+		time.Sleep(29 * time.Second)
+		s.Poll(t.Context(), func(domain.Action) error {
+			time.Sleep(5 * time.Second) // a connection that takes its time to break
+			return errors.New("connection reset by peer")
+		})
+		f := <-got
+		wantError(t, f.err, []error{domain.ErrNonFatalInternalError, domain.ErrNoPoll})
+		if took := time.Since(start); took != 34*time.Second {
+			t.Errorf("it failed after %s", took)
+		}
+	})
+}

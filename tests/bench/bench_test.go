@@ -1,0 +1,157 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hexworker/metaservice"
+	"github.com/hexworker/metaservice/adapters/guestfiles"
+	"github.com/hexworker/metaservice/adapters/hostclient"
+	"github.com/hexworker/metaservice/adapters/httpserver"
+	"github.com/hexworker/metaservice/adapters/processes"
+	"github.com/hexworker/metaservice/app/guest"
+)
+
+// turns is how often each of the two is measured, one after the other.
+const turns = 7
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "tree-shim" {
+		os.Exit(processes.ShimMain(os.Args[2:]))
+	}
+	os.Exit(m.Run())
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// compare measures ours and the limit in turns, and prints the medians of what they return and their
+// ratio. better is ">=" where more is better, as for rates, and "<=" where less is, as for times.
+func compare(b *testing.B, what, unit, better string, bound float64, ours, limit func() float64) {
+	b.Helper()
+	for range b.N {
+		ours() // caches, connections and page tables
+		limit()
+		var a, z []float64
+		for range turns {
+			a = append(a, ours())
+			z = append(z, limit())
+		}
+		slices.Sort(a)
+		slices.Sort(z)
+		ratio := a[turns/2] / z[turns/2]
+		b.ReportMetric(ratio, "ratio")
+		fmt.Printf("%-28s ours %8.1f %s (%.1f to %.1f), limit %8.1f %s (%.1f to %.1f), ratio %.2f, wanted %s %.2f\n",
+			what, a[turns/2], unit, a[0], a[turns-1], z[turns/2], unit, z[0], z[turns-1], ratio, better, bound)
+	}
+}
+
+// memoryFolder is a folder whose files are in memory, where the system has one: the disk's pace is not
+// what is measured.
+func memoryFolder(b *testing.B) string {
+	b.Helper()
+	folder, err := os.MkdirTemp("/dev/shm", "metaservice-bench-*")
+	if err != nil {
+		return b.TempDir()
+	}
+	b.Cleanup(func() { os.RemoveAll(folder) })
+	return folder
+}
+
+// pair is our guest and our host, with a guest that runs command to begin with.
+type pair struct {
+	host   *metaservice.MetaService
+	client *hostclient.Client
+	folder string
+}
+
+func newPair(b *testing.B, command []string, log io.Writer) *pair {
+	b.Helper()
+	folder := memoryFolder(b)
+	storage, err := metaservice.NewTemporaryStorage(folder)
+	must(b, err)
+	host := metaservice.New(command, nil, log, nil, &metaservice.Environment{TemporaryStorage: storage})
+	address := serve(b, host)
+
+	client, err := hostclient.New(address, hostclient.Options{})
+	must(b, err)
+	files, err := guestfiles.New(folder)
+	must(b, err)
+	starter, err := processes.New(processes.Config{Shim: []string{self(b), "tree-shim"}})
+	must(b, err)
+	tools, err := guest.New(guest.Config{
+		Host: client, Files: files, Processes: starter, BootID: "bench",
+		Environ: os.Environ(), Dir: folder,
+	})
+	must(b, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- tools.Run(ctx) }()
+	b.Cleanup(func() {
+		cancel()
+		<-ended
+		host.Close()
+		client.Close()
+	})
+	return &pair{host: host, client: client, folder: folder}
+}
+
+func self(b *testing.B) string {
+	b.Helper()
+	path, err := os.Executable()
+	must(b, err)
+	return path
+}
+
+// serve serves a handler on loopback, on the server that a host has, until the benchmark ends.
+func serve(b *testing.B, handler http.Handler) (address string) {
+	b.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(b, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- httpserver.Serve(ctx, listener, handler, quiet) }()
+	b.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	return listener.Addr().String()
+}
+
+// file makes a file of so many bytes that are no hole.
+func file(b *testing.B, folder string, size int64) string {
+	b.Helper()
+	path := filepath.Join(folder, "file")
+	f, err := os.Create(path)
+	must(b, err)
+	block := make([]byte, 1<<20)
+	for i := range block {
+		block[i] = byte(i * 7)
+	}
+	for written := int64(0); written < size; written += int64(len(block)) {
+		_, err := f.Write(block)
+		must(b, err)
+	}
+	must(b, f.Close())
+	return path
+}
+
+// rate is MiB/s.
+func rate(bytes int64, took time.Duration) float64 {
+	return float64(bytes) / (1 << 20) / took.Seconds()
+}
+
+func must(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}

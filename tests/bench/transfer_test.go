@@ -1,0 +1,214 @@
+package bench
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/hexworker/metaservice"
+)
+
+// The bare handlers do what the host must do, and nothing else, with 1 MiB buffers.
+
+const artifactSize = 1 << 30
+
+func BenchmarkArtifact(b *testing.B) {
+	p := newPair(b, []string{"true"}, io.Discard)
+	path := file(b, p.folder, artifactSize)
+	address := serve(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		temporary, err := os.CreateTemp(p.folder, "bare-*")
+		must(b, err)
+		defer os.Remove(temporary.Name())
+		defer temporary.Close()
+		_, err = io.CopyBuffer(struct{ io.Writer }{temporary}, r.Body, make([]byte, 1<<20))
+		must(b, err)
+	}))
+	client := &http.Client{}
+	compare(b, "artifact, 1 GiB", "MiB/s", ">=", 0.8, func() float64 {
+		start := time.Now()
+		artifact, err := p.host.Artifact(b.Context(), path)
+		must(b, err)
+		took := time.Since(start)
+		size, err := artifact.Seek(0, io.SeekEnd)
+		must(b, err)
+		if size != artifactSize {
+			b.Fatalf("%d bytes came", size)
+		}
+		must(b, artifact.Close())
+		return rate(size, took)
+	}, func() float64 {
+		start := time.Now()
+		f, err := os.Open(path)
+		must(b, err)
+		request, err := http.NewRequest(http.MethodPost, "http://"+address, f)
+		must(b, err)
+		request.ContentLength = artifactSize
+		post(b, client, request)
+		return rate(artifactSize, time.Since(start))
+	})
+}
+
+func post(b *testing.B, client *http.Client, request *http.Request) {
+	b.Helper()
+	response, err := client.Do(request)
+	must(b, err)
+	_, err = io.Copy(io.Discard, response.Body)
+	must(b, err)
+	must(b, response.Body.Close())
+	if response.StatusCode != http.StatusOK {
+		b.Fatal(response.Status)
+	}
+}
+
+const logSize = 1 << 30
+
+// zeros is a command that prints logSize bytes.
+func zeros() []string { return []string{"head", "-c", strconv.Itoa(logSize), "/dev/zero"} }
+
+// counting is a sink.
+type counting struct{ n int64 }
+
+func (c *counting) Write(p []byte) (int, error) {
+	c.n += int64(len(p))
+	return len(p), nil
+}
+
+func BenchmarkLog(b *testing.B) {
+	bare := &counting{}
+	address := serve(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.CopyBuffer(bare, r.Body, make([]byte, 1<<20))
+		must(b, err)
+	}))
+	client := &http.Client{}
+	compare(b, "log of a command, 1 GiB", "MiB/s", ">=", 0.8, func() float64 {
+		sink := &counting{}
+		start := time.Now()
+		p := newPair(b, zeros(), sink)
+		outcome, err := p.host.Outcome(b.Context())
+		must(b, err)
+		took := time.Since(start)
+		if !outcome.Succeeded() || sink.n != logSize {
+			b.Fatalf("%+v, %d bytes", outcome, sink.n)
+		}
+		return rate(logSize, took)
+	}, func() float64 {
+		bare.n = 0
+		start := time.Now()
+		command := exec.Command(zeros()[0], zeros()[1:]...)
+		output, err := command.StdoutPipe()
+		must(b, err)
+		must(b, command.Start())
+		request, err := http.NewRequest(http.MethodPost, "http://"+address, output)
+		must(b, err)
+		post(b, client, request)
+		must(b, command.Wait())
+		took := time.Since(start)
+		if bare.n != logSize {
+			b.Fatalf("%d bytes came", bare.n)
+		}
+		return rate(logSize, took)
+	})
+}
+
+const listFiles = 100_000
+
+func BenchmarkList(b *testing.B) {
+	p := newPair(b, []string{"true"}, io.Discard)
+	root := filepath.Join(p.folder, "root")
+	for i := range listFiles {
+		folder := filepath.Join(root, strconv.Itoa(i/1000))
+		if i%1000 == 0 {
+			must(b, os.MkdirAll(folder, 0o700))
+		}
+		must(b, os.WriteFile(filepath.Join(folder, "a-file-with-a-name-"+strconv.Itoa(i)), nil, 0o600))
+	}
+	var files metaservice.Files
+	address := serve(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var body bytes.Buffer
+		_, err := io.CopyBuffer(struct{ io.Writer }{&body}, r.Body, make([]byte, 1<<20))
+		must(b, err)
+		files = metaservice.Files{}
+		must(b, json.Unmarshal(body.Bytes(), &files))
+	}))
+	client := &http.Client{}
+	compare(b, "list, 100,000 files", "files/ms", ">=", 0.8, func() float64 {
+		start := time.Now()
+		listing, err := p.host.Folder(b.Context(), root)
+		must(b, err)
+		took := time.Since(start)
+		if len(listing.Files) != listFiles {
+			b.Fatalf("%d files", len(listing.Files))
+		}
+		return listFiles / float64(took.Milliseconds())
+	}, func() float64 {
+		start := time.Now()
+		var found metaservice.Files
+		must(b, filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.Type().IsRegular() {
+				found.Files = append(found.Files, path)
+			}
+			return err
+		}))
+		body, err := json.Marshal(found)
+		must(b, err)
+		request, err := http.NewRequest(http.MethodPost, "http://"+address, bytes.NewReader(body))
+		must(b, err)
+		post(b, client, request)
+		took := time.Since(start)
+		if len(files.Files) != listFiles {
+			b.Fatalf("%d files", len(files.Files))
+		}
+		return listFiles / float64(took.Milliseconds())
+	})
+}
+
+const roundTrips = 2000
+
+// An action's way is from a parked poll's answer to its reply's.
+func BenchmarkRoundTrip(b *testing.B) {
+	p := newPair(b, []string{"true"}, io.Discard)
+	path := filepath.Join(p.folder, "small")
+	must(b, os.WriteFile(path, []byte("x"), 0o600))
+	address := serve(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.Copy(io.Discard, r.Body)
+		must(b, err)
+	}))
+	client := &http.Client{}
+	compare(b, "action there and back, p50", "us", "<=", 1.5, func() float64 {
+		return p50(func() {
+			artifact, err := p.host.Artifact(b.Context(), path)
+			must(b, err)
+			must(b, artifact.Close())
+		})
+	}, func() float64 {
+		return p50(func() {
+			get, err := http.NewRequest(http.MethodGet, "http://"+address, nil)
+			must(b, err)
+			post(b, client, get)
+			reply, err := http.NewRequest(http.MethodPost, "http://"+address, bytes.NewReader([]byte("x")))
+			must(b, err)
+			post(b, client, reply)
+		})
+	})
+}
+
+// p50 is the median time of f, in microseconds.
+func p50(f func()) float64 {
+	var times []time.Duration
+	for range roundTrips {
+		start := time.Now()
+		f()
+		times = append(times, time.Since(start))
+	}
+	slices.Sort(times)
+	return float64(times[len(times)/2].Nanoseconds()) / 1e3
+}
