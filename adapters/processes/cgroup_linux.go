@@ -203,9 +203,12 @@ func (c *cgroup) holds(pid int) bool {
 
 // kill uses cgroup.kill, which nothing can fork away from. Kernels before 5.14 don't have it.
 func (c *cgroup) kill() {
-	if c.write("cgroup.kill", "1") == nil {
-		return
+	if c.write("cgroup.kill", "1") != nil {
+		c.killEach()
 	}
+}
+
+func (c *cgroup) killEach() {
 	c.freeze()
 	c.signal(syscall.SIGKILL) // which ends what is frozen, too
 	c.thaw()

@@ -42,6 +42,10 @@ type lifeline struct {
 
 // startShim starts a command under a shim. Its errors are *ports.StartError.
 func startShim(line []string, cmd *command, output *os.File, ended func(domain.Report)) (tree, error) {
+	written, err := output.Stat()
+	if err != nil {
+		return nil, cmd.failed(err)
+	}
 	l, err := runShim(line, output)
 	if err != nil {
 		return nil, startError(domain.ExitNotExecutable, "start the shim %s, which is to hold the command: %w", domain.Quote(line[0]), err)
@@ -57,7 +61,7 @@ func startShim(line []string, cmd *command, output *os.File, ended func(domain.R
 	}
 	if err == nil && first.Event == eventStarted {
 		_ = l.control.SetDeadline(time.Time{})
-		go l.listen(events, first, ended)
+		go l.listen(events, &strays{command: first.PID, start: first.Start, output: written}, ended)
 		return l, nil
 	}
 	_ = l.shim.Kill()
@@ -65,6 +69,7 @@ func startShim(line []string, cmd *command, output *os.File, ended func(domain.R
 	l.control.Close()
 	switch {
 	case err != nil:
+		(&strays{output: written}).kill() // a command may have killed it before it could tell
 		return nil, startError(domain.ExitNotExecutable, "the shim %s did not start the command, and ended with %s: does its command line call ShimMain? %w", domain.Quote(line[0]), state, err)
 	case first.Errno != 0:
 		return nil, cmd.failed(syscall.Errno(first.Errno))
@@ -100,7 +105,7 @@ func runShim(line []string, output *os.File) (*lifeline, error) {
 }
 
 // listen takes in what the shim tells until it ends. It calls ended, once.
-func (l *lifeline) listen(events *json.Decoder, first shimEvent, ended func(domain.Report)) {
+func (l *lifeline) listen(events *json.Decoder, tree *strays, ended func(domain.Report)) {
 	defer close(l.gone)
 	exited := false
 	for {
@@ -120,21 +125,11 @@ func (l *lifeline) listen(events *json.Decoder, first shimEvent, ended func(doma
 	}
 	state, err := l.shim.Wait()
 	if err != nil || !state.Success() || !exited {
-		l.left = killStrays(first.PID, first.Start)
+		l.left = tree.kill()
 	}
 	if !exited {
 		ended(lost(fmt.Sprintf("its shim ended (%s), and the command was killed: a process with the shim's rights must have killed it", state)))
 	}
-}
-
-// killStrays kills what can still be found of a tree that lost its shim: the command's session, and what
-// descends from it.
-func killStrays(command int, start uint64) []ports.Survivor {
-	if now, err := readStat(command); err == nil && now.start != start {
-		return nil // all of the session is gone, for its number is in use again
-	}
-	strays := &procTree{own: func(s stat) bool { return s.pid == command || s.session == command }}
-	return newKiller(strays, func() bool { return false }).kill(atOnce(), 0)
 }
 
 func (l *lifeline) answer(id int, survivors []ports.Survivor) {

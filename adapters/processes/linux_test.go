@@ -147,11 +147,16 @@ func TestBareSystem(t *testing.T) {
 
 // TestShimKilledByItsTask: a task with the shim's rights can kill it. The task must not win by that.
 func TestShimKilledByItsTask(t *testing.T) {
+	started := filepath.Join(t.TempDir(), "started")
 	p := start(t, starter(t, processes.ModeShim), sh(`
 		sleep 1000 & echo $!
-		setsid sh -c 'echo $$; exec sleep 1000' & child=$!
-		echo $$; read go </dev/null; kill -KILL $PPID; sleep 1000; :`))
-	pids := readPIDs(t, p.Output(), 3)
+		setsid sh -c 'echo $$; exec sleep 1000' &
+		(setsid sh -c 'echo $$; exec sleep 1000' &)
+		echo $$; until [ -e `+started+` ]; do :; done; kill -KILL $PPID; sleep 1000; :`))
+	pids := readPIDs(t, p.Output(), 4)
+	if err := os.WriteFile(started, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	report, err := p.Wait(ctx)
@@ -169,9 +174,36 @@ func TestShimKilledByItsTask(t *testing.T) {
 	}
 }
 
+// TestShimKilledAtOnce: before it could tell that the command has started, perhaps.
+func TestShimKilledAtOnce(t *testing.T) {
+	s := starter(t, processes.ModeShim)
+	mark := filepath.Join(t.TempDir(), "mark")
+	for range 20 {
+		p, err := s.Start(ports.ProcessSpec{Command: []string{"/bin/sh", "-c", `kill -KILL $PPID; exec sleep 1000`}, Env: []string{"PATH=/bin", "MARK=" + mark}})
+		if err == nil {
+			err = p.Close()
+		} else if startError := (*ports.StartError)(nil); errors.As(err, &startError) {
+			err = nil
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, path := range environs {
+		if env, err := os.ReadFile(path); err == nil && strings.Contains(string(env), mark) {
+			t.Errorf("%s is left", path)
+		}
+	}
+}
+
 // TestShimStoppedByItsTask: a shim that was stopped must not hold a kill up.
 func TestShimStoppedByItsTask(t *testing.T) {
-	p := start(t, starter(t, processes.ModeShim), sh(`kill -STOP $PPID; echo $$; exec sleep 1000`))
+	started := filepath.Join(t.TempDir(), "started")
+	p := start(t, starter(t, processes.ModeShim), sh(`until [ -e `+started+` ]; do :; done; kill -STOP $PPID; echo $$; exec sleep 1000`))
+	if err := os.WriteFile(started, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	pids := readPIDs(t, p.Output(), 1)
 	if survivors, err := p.Kill(t.Context(), time.Minute); len(survivors) > 0 || err != nil || !gone(pids...) {
 		t.Errorf("Kill: %v, %v", survivors, err)
