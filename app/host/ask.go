@@ -52,8 +52,8 @@ func (s *Service) Fetch(ctx context.Context, path string, storage ports.Storage)
 			if err != nil {
 				return err
 			}
-			if ctx.Err() != nil { // nobody may be there any more to close it
-				return errors.Join(context.Cause(ctx), f.Close())
+			if a.ctx.Err() != nil { // nobody may be there any more to close it
+				return errors.Join(context.Cause(a.ctx), f.Close())
 			}
 			got <- f
 			return nil

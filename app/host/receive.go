@@ -129,7 +129,8 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 // body's own read deadline, which needs no goroutine. A body that has none can't be interrupted: then
 // a watchdog frees the caller at least, and the connection stays with whoever serves it.
 type pacedReader struct {
-	ctx      context.Context
+	ctx      context.Context // ends when nobody wants it any more, or the request does
+	caller   context.Context // ends when nobody wants it any more
 	body     ports.Body
 	pace     *domain.Pace
 	away     time.Time // since when nobody reads
@@ -144,6 +145,7 @@ func (s *Service) paced(ctx context.Context, a *ask, body ports.Body) (r io.Read
 	now := time.Now()
 	p := &pacedReader{
 		ctx:    ctx,
+		caller: a.ctx,
 		body:   body,
 		pace:   domain.NewPace(s.limits.Stall, s.limits.Floor, now),
 		away:   now,
@@ -164,7 +166,7 @@ func (p *pacedReader) Read(b []byte) (int, error) {
 		return 0, fmt.Errorf("%w: %w", domain.ErrBrokenReply, err)
 	}
 	if p.ctx.Err() != nil { // it ended before the deadline was moved, which undid the interruption
-		return 0, context.Cause(p.ctx)
+		return 0, p.broken(context.Cause(p.ctx))
 	}
 	n, err := p.body.Read(b)
 	p.away = time.Now()
@@ -179,12 +181,19 @@ func (p *pacedReader) Read(b []byte) (int, error) {
 			return n, fmt.Errorf("%w: %w", domain.ErrBrokenReply, err)
 		}
 		return n, io.EOF
-	case p.ctx.Err() != nil:
-		return n, context.Cause(p.ctx)
-	case late:
+	case late && p.caller.Err() == nil:
 		return n, errTooSlow
 	}
-	return n, fmt.Errorf("%w: %w", domain.ErrBrokenReply, err)
+	return n, p.broken(err)
+}
+
+// broken tells a caller who gave up from a reply that broke off. net/http ends a request's context
+// at each error of its connection, so that context alone doesn't tell.
+func (p *pacedReader) broken(err error) error {
+	if p.caller.Err() != nil {
+		return context.Cause(p.caller)
+	}
+	return fmt.Errorf("%w: %w", domain.ErrBrokenReply, err)
 }
 
 // await sets the deadline, on the body or on the watchdog.
