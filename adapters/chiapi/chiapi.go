@@ -6,7 +6,9 @@
 package chiapi
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -22,8 +24,12 @@ import (
 	"github.com/hexworker/metaservice/ports"
 )
 
-// smallBody is how long a small body may take, whole.
-const smallBody = 30 * time.Second
+const (
+	// smallBody is how long a small body may take, whole, and one that nobody wants.
+	smallBody = 30 * time.Second
+	// refusedBody is how long the answer to a request that is refused waits for the rest of its body.
+	refusedBody = time.Second
+)
 
 // New makes the handler. Its errors of its own go to logger.
 func New(api ports.GuestAPI, logger *slog.Logger) http.Handler {
@@ -31,12 +37,12 @@ func New(api ports.GuestAPI, logger *slog.Logger) http.Handler {
 	r := chi.NewRouter()
 	r.NotFound(h.noSuchEndPoint)
 	r.MethodNotAllowed(h.methodNotAllowed(r))
-	r.Get(wire.PathExecute, h.execute)
-	r.Get(wire.PathPoll, h.poll)
-	r.Get(wire.PathPing, h.ping)
+	r.Get(wire.PathExecute, bodiless(h.execute))
+	r.Get(wire.PathPoll, bodiless(h.poll))
+	r.Get(wire.PathPing, bodiless(h.ping))
 	r.Post(wire.PathLog, h.appendLog)
-	r.Put(wire.PathSuccess, h.resolve(true))
-	r.Put(wire.PathFailed, h.resolve(false))
+	r.Put(wire.PathSuccess, bodiless(h.resolve(true)))
+	r.Put(wire.PathFailed, bodiless(h.resolve(false)))
 	r.Post(wire.PathReply, h.reply)
 	r.Get(wire.PathReply, h.shell)
 	r.Post(wire.PathHello, h.hello)
@@ -60,9 +66,14 @@ func (h *handler) noSuchEndPoint(w http.ResponseWriter, r *http.Request) {
 func (h *handler) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
 	methods := []string{http.MethodGet, http.MethodPost, http.MethodPut}
 	return func(w http.ResponseWriter, r *http.Request) {
+		path := cmp.Or(r.URL.RawPath, r.URL.Path) // as chi does
 		allowed := slices.DeleteFunc(slices.Clone(methods), func(method string) bool {
-			return !routes.Match(chi.NewRouteContext(), method, r.URL.Path)
+			return !routes.Match(chi.NewRouteContext(), method, path)
 		})
+		if len(allowed) == 0 { // a method that chi doesn't know, of a path that nobody does
+			h.noSuchEndPoint(w, r)
+			return
+		}
 		h.refuseMethod(w, r, allowed...)
 	}
 }
@@ -76,11 +87,13 @@ func (h *handler) refuseMethod(w http.ResponseWriter, r *http.Request, allowed .
 	})
 }
 
-// refuse answers with an error. What the guest still has to send is not read: it may be endless.
+// refuse answers with an error. What the guest still has to send is not waited for: it may never come.
+// net/http reads up to 256 KiB of it, so that a client which sends before it reads gets its answer.
 func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	refusal := wire.Refusal(err)
 	if r.ContentLength != 0 {
 		w.Header().Set("Connection", "close")
+		limitBody(w, refusedBody)
 	}
 	if refusal.Code == domain.CodeInternalError {
 		h.log.Error("a guest's request failed", "endpoint", r.Pattern, "error", err)
@@ -101,6 +114,23 @@ func respond(w http.ResponseWriter, status int, body []byte) error {
 		return nil // then the answer goes out when the handler returns, and nobody tells whether it did
 	}
 	return err
+}
+
+// limitBody bounds the time that the rest of a request's body may take. The next request on the
+// connection has a time of its own. A writer without deadlines has none here either.
+func limitBody(w http.ResponseWriter, d time.Duration) {
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(d))
+}
+
+// bodiless is for endpoints that need no body. net/http reads one that is there before it lets an
+// answer out, and would wait for it for ever.
+func bodiless(f http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			limitBody(w, smallBody)
+		}
+		f(w, r)
+	}
 }
 
 func (h *handler) ping(http.ResponseWriter, *http.Request) {}
@@ -136,9 +166,10 @@ func (h *handler) resolve(success bool) http.HandlerFunc {
 		result := domain.Result{Success: success}
 		if h.api.Features().Has(domain.FeatureResult) && wire.IsJSON(r.Header.Get("Content-Type")) {
 			report, err := decodeSmall(w, r, wire.MaxResult, "MaxResult", wire.DecodeReport)
-			if _, tooLarge := errors.AsType[*domain.LimitError](err); tooLarge {
-				// 4xx is final, and would leave the task without a result: RFC 9110 has no better
-				// word for "not like this" than to hang up.
+			if _, tooLarge := errors.AsType[*domain.LimitError](err); tooLarge || errors.Is(err, domain.ErrBrokenReply) {
+				// 4xx is final, and would leave the task without a result for a limit on size or time:
+				// RFC 9110 has no better word for "not like this" than to hang up.
+				h.log.Warn("a result was not taken", "error", err)
 				panic(http.ErrAbortHandler)
 			}
 			if err != nil {
@@ -179,7 +210,7 @@ func decodeSmall[T any](w http.ResponseWriter, r *http.Request, limit int64, nam
 		return none, err
 	}
 	if err != nil {
-		return none, errors.Join(domain.ErrBrokenReply, err)
+		return none, fmt.Errorf("%w: %w", domain.ErrBrokenReply, err)
 	}
 	if err := controller.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return none, err
@@ -203,15 +234,15 @@ func (h *handler) reply(w http.ResponseWriter, r *http.Request) {
 		})
 	case domain.KindListFolder:
 		if contentType := r.Header.Get("Content-Type"); !wire.IsJSON(contentType) {
-			err = h.api.Refuse(r.Context(), id, errors.Join(domain.ErrInvalidReply,
-				errors.New("the content type is "+domain.Quote(contentType)+", it must be "+wire.TypeJSON)))
+			err = h.api.Refuse(r.Context(), id, fmt.Errorf("%w: the content type is %s, it must be %s",
+				domain.ErrInvalidReply, domain.Quote(contentType), wire.TypeJSON))
 			break
 		}
 		err = h.api.Folder(r.Context(), id, ports.FolderReply{
 			Body: body, Size: r.ContentLength, Decode: wire.DecodeFiles,
 		})
 	case domain.KindKillProcess:
-		err = h.api.Killed(r.Context(), id)
+		bodiless(func(_ http.ResponseWriter, r *http.Request) { err = h.api.Killed(r.Context(), id) })(w, r)
 	default: // a shell's reply is a websocket handshake
 		h.refuseMethod(w, r, http.MethodGet)
 		return
