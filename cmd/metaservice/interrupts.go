@@ -26,28 +26,27 @@ func newInterrupts() *interrupts {
 	return &interrupts{first: make(chan struct{}), second: make(chan struct{})}
 }
 
-// catchInterrupts has signals counted until release is called. Those that whoever started us wants
-// ignored (nohup, a shell's background) stay so.
-func catchInterrupts() (caught *interrupts, release func()) {
+// catch has signals counted until release is called. Those that whoever started us wants ignored
+// (nohup, a shell's background) stay so.
+func (i *interrupts) catch() (release func()) {
 	var wanted []os.Signal
 	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		if !signal.Ignored(s) {
 			wanted = append(wanted, s)
 		}
 	}
-	caught = newInterrupts()
 	signals := make(chan os.Signal, 2)
-	if len(wanted) > 0 {
+	if len(wanted) > 0 { // none would mean all
 		signal.Notify(signals, wanted...)
 	}
 	ended := make(chan struct{})
 	go func() { // ends with release, which waits for it
 		defer close(ended)
 		for s := range signals {
-			caught.add(s.(syscall.Signal))
+			i.add(s.(syscall.Signal))
 		}
 	}()
-	return caught, func() {
+	return func() {
 		signal.Stop(signals)
 		close(signals)
 		<-ended
@@ -92,6 +91,9 @@ func (i *interrupts) next() <-chan struct{} {
 // until is a context that ends, with errInterrupted, when more signals have come. cancel releases it.
 func until(more <-chan struct{}) (ctx context.Context, cancel func()) {
 	ctx, end := context.WithCancelCause(context.Background())
+	if isClosed(more) {
+		end(errInterrupted)
+	}
 	go func() { // ends with ctx
 		select {
 		case <-more:

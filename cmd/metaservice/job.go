@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"time"
 
@@ -28,7 +27,8 @@ type job struct {
 	record      *record
 	json        string
 	words       *slog.Logger
-	say         io.Writer // standard error, for what isn't a log
+	inner       *slog.Logger // of the host
+	out, say    *outlet      // standard output and error
 	interrupts  *interrupts
 }
 
@@ -57,6 +57,7 @@ func (j *job) run() int {
 	} else {
 		e.outcome = j.watch(task)
 		e.took = time.Since(e.begun)
+		j.out.giveUp() // the log is closed: only what nobody reads is still on its way
 		j.collect(&e, task)
 		if err := j.stop(task); err != nil {
 			e.reasons = append(e.reasons, fmt.Errorf("the machine did not end as it should: %w", err))
@@ -81,10 +82,10 @@ func (j *job) start() (*host.Task, error) {
 			Execute: j.execute,
 			Log:     j.record,
 			IDs:     uuids.Random{},
-			Logger:  j.words,
+			Logger:  j.inner,
 		},
 		Machine:     j.machine,
-		Handler:     func(api ports.GuestAPI) ports.Handler { return chiapi.New(api, j.words) },
+		Handler:     func(api ports.GuestAPI) ports.Handler { return chiapi.New(api, j.inner) },
 		Timeout:     j.timeout,
 		BootTimeout: j.bootTimeout,
 	})
@@ -147,17 +148,17 @@ func (j *job) collect(e *ended, task *host.Task) {
 		}
 	}()
 	for i, a := range j.artifacts {
+		if ctx.Err() != nil {
+			j.artifacts = j.artifacts[i:]
+			j.skip(e, context.Cause(ctx))
+			return
+		}
 		meter := newMeter(j.say, a.path)
 		f := fetch(ctx, task.Service(), a, meter.show)
 		meter.end()
 		j.settle(e, f)
-		if ctx.Err() == nil && errors.Is(f.Err, domain.ErrNoPoll) { // nor would it for the others
+		if errors.Is(f.Err, domain.ErrNoPoll) { // nor would it for the others
 			lose(errors.New("the guest does not answer any more"))
-		}
-		if ctx.Err() != nil {
-			j.artifacts = j.artifacts[i+1:]
-			j.skip(e, context.Cause(ctx))
-			return
 		}
 	}
 }

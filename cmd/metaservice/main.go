@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hexworker/metaservice/adapters/processes"
 )
 
 // Exit statuses that are metaservice's own, as env, timeout and their like have them.
@@ -22,6 +24,9 @@ const (
 type streams struct{ out, err io.Writer }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == shimCommand {
+		os.Exit(processes.ShimMain(os.Args[2:]))
+	}
 	catchPipes()
 	os.Exit(execute(os.Args[1:], streams{os.Stdout, os.Stderr}))
 }
@@ -60,8 +65,8 @@ func rootCommand(to streams) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "metaservice COMMAND",
 		Short: "Run a task in a guest: its log, its files and its exit status come out",
-		Example: `  metaservice run --artifact out/report.html -- make test
-  metaservice serve --listen :8080 -- make test`,
+		Example: `  metaservice run --artifact hello.txt -- sh -c 'echo hello | tee hello.txt'
+  metaservice serve --listen 127.0.0.1:8080 -- uname -a`,
 		Version:               versions(),
 		DisableFlagsInUseLine: true,
 		Args:                  cobra.ArbitraryArgs,
@@ -91,7 +96,7 @@ func rootCommand(to streams) *cobra.Command {
 			}
 			cmd.Help()
 		}})
-	root.AddCommand(serveCommand(to), versionCommand(to))
+	root.AddCommand(runCommand(to), serveCommand(to), versionCommand(to))
 	return root
 }
 

@@ -23,12 +23,12 @@ type meter struct {
 
 const maxName = 30
 
-func newMeter(to io.Writer, name string) *meter {
+func newMeter(to *outlet, name string) *meter {
 	m := &meter{name: plain(name)}
 	if letters := []rune(m.name); len(letters) > maxName { // the line must not wrap
 		m.name = "…" + string(letters[len(letters)-maxName:])
 	}
-	if file, ok := to.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+	if file, ok := to.to.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
 		m.to = to
 	}
 	return m

@@ -25,16 +25,16 @@ func serveCommand(to streams) *cobra.Command {
 		Long: `Wait at an address for a guest that somebody starts elsewhere, and have it run one
 task. The rest is as with run. Whoever reaches the address can read what the task is
 given, and answer in its place: let nobody but the guest.`,
-		Example: "  metaservice serve --listen 127.0.0.1:8080 --artifact out/report.html -- make test",
+		Example: "  metaservice serve --listen 127.0.0.1:8080 --artifact /var/log/boot.log -- uname -a",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return flags.run(cmd, args, to, func(ctx setting) (ports.Machine, error) {
+			return flags.run(cmd, args, to, func(around *setting) (ports.Machine, error) {
 				if listen == "" {
 					return nil, usagef("--listen is missing: it must be HOST:PORT, :PORT or unix:/PATH")
 				}
 				machine, err := listenmachine.New(listenmachine.Config{
 					Address:   listen,
-					Serve:     ctx.serve,
-					Listening: func(address string) { invite(to.err, address) },
+					Serve:     around.serve,
+					Listening: func(address string) { invite(around.say, address) },
 				})
 				if err != nil {
 					return nil, usagef("--listen: %w", err)
@@ -63,6 +63,6 @@ func invite(to io.Writer, address string) {
 }
 
 // serve serves a guest with the hardened server.
-func (s setting) serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
-	return httpserver.Serve(ctx, listener, handler, s.words)
+func (s *setting) serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	return httpserver.Serve(ctx, listener, handler, s.inner)
 }

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"time"
+)
+
+// hurryPatience is how long a write may take that nobody reads, once the run is to end.
+const hurryPatience = 5 * time.Second
+
+var errUnread = errors.New("nobody reads it")
+
+// outlet is a standard stream. A write to one blocks for as long as its reader likes (a pager, a
+// terminal that was stopped), which holds the task back and is fine, until somebody wants the run to
+// end: then it may take hurryPatience, and after one signal more no time at all. An outlet that was
+// given up stays so.
+type outlet struct {
+	to            io.Writer
+	first, second <-chan struct{} // closed by signals
+
+	over    chan struct{} // closed by giveUp
+	giveUp  func()        // once
+	writing sync.Mutex    // guards what follows, and is held for a whole write
+	gone    bool
+	buffer  []byte
+}
+
+func newOutlet(to io.Writer, signals *interrupts) *outlet {
+	o := &outlet{to: to, first: signals.first, second: signals.second, over: make(chan struct{})}
+	o.giveUp = sync.OnceFunc(func() { close(o.over) })
+	return o
+}
+
+// Write implements io.Writer.
+func (o *outlet) Write(p []byte) (int, error) {
+	o.writing.Lock()
+	defer o.writing.Unlock()
+	if o.gone {
+		return 0, errUnread
+	}
+	type written struct {
+		n   int
+		err error
+	}
+	done := make(chan written, 1)
+	o.buffer = append(o.buffer[:0], p...) // p is the caller's again once we give up
+	buffer := o.buffer
+	go func() { // ends with the write, at the latest with the process
+		n, err := o.to.Write(buffer)
+		done <- written{n, err}
+	}()
+	first := o.first
+	var patience <-chan time.Time
+	for {
+		select {
+		case w := <-done:
+			return w.n, w.err
+		case <-first:
+			first = nil
+			timer := time.NewTimer(hurryPatience)
+			defer timer.Stop()
+			patience = timer.C
+			continue
+		case <-patience:
+		case <-o.second:
+		case <-o.over:
+		}
+		select {
+		case w := <-done: // it did end, and there is no more to wait for
+			return w.n, w.err
+		default:
+		}
+		o.gone = true
+		return 0, errUnread
+	}
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hexworker/metaservice/adapters/processes"
+	"github.com/hexworker/metaservice/adapters/processmachine"
+	"github.com/hexworker/metaservice/ports"
+)
+
+// shimCommand is the hidden first argument under which metaservice holds the processes of a guest.
+const shimCommand = "tree-shim"
+
+// bootPatience is how long guest-tools may take to call.
+const bootPatience = 60 * time.Second
+
+func runCommand(to streams) *cobra.Command {
+	var flags jobFlags
+	var tools, config string
+	cmd := &cobra.Command{
+		Use:   "run [flags] -- COMMAND [ARGUMENT...]",
+		Short: "Run a task in a guest on this machine",
+		Long: `Run a task in a guest: guest-tools, as a child on this machine and as this user. It
+isolates nothing: run what you trust. The task begins in an empty folder of its own, with
+PATH and the variables that you give it. Its log comes on standard output, and its exit
+status is this command's.`,
+		Example: "  metaservice run --env WHO=world --artifact hello.txt -- sh -c 'echo hello, $WHO | tee hello.txt'",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return flags.run(cmd, args, to, func(around *setting) (ports.Machine, error) {
+				around.boot = bootPatience
+				return processMachine(around, tools, config)
+			})
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&tools, "guest-tools", "", "start this `FILE` (default guest-tools beside metaservice, or on PATH)")
+	cmd.Flags().StringVar(&config, "config", "", "configure guest-tools by this `FILE`")
+	return cmd
+}
+
+func processMachine(around *setting, tools, config string) (ports.Machine, error) {
+	tools, err := findTools(tools)
+	if err != nil {
+		return nil, err
+	}
+	text, err := readConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("metaservice can't find itself, to hold what it starts: %w", err)
+	}
+	holder, err := processes.New(processes.Config{
+		Mode:   processes.ModeShim, // it ends all of it even if we are killed
+		Shim:   []string{self, shimCommand},
+		Logger: around.inner,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return processmachine.New(processmachine.Config{
+		GuestTools:  tools,
+		Processes:   holder,
+		Serve:       around.serve,
+		GuestConfig: text,
+		Output:      around.verbose,
+		Logger:      around.inner,
+	})
+}
+
+// maxConfig bounds the file of --config, as guest-tools do.
+const maxConfig = 1 << 20
+
+// readConfig reads the file of --config; the guest has a copy of it. An empty path is none.
+func readConfig(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("--config can't be read: %w", err)
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, maxConfig+1))
+	if err == nil && len(text) > maxConfig {
+		err = fmt.Errorf("it has more than %d bytes", maxConfig)
+	}
+	if err != nil {
+		return "", fmt.Errorf("--config %q can't be read: %w", path, err)
+	}
+	return string(text), nil
+}
