@@ -3,6 +3,7 @@ package domain
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -162,3 +163,6 @@ func (a Action) String() string {
 	}
 	return fmt.Sprintf("%s %s", a.kind, a.id)
 }
+
+// LogValue is String, made only where a log wants it.
+func (a Action) LogValue() slog.Value { return slog.StringValue(a.String()) }

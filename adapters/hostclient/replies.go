@@ -1,10 +1,12 @@
 package hostclient
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"net/http"
 	"net/url"
 	"time"
@@ -24,23 +26,32 @@ func (c *Client) reply(ctx context.Context, id domain.ActionID, body io.Reader) 
 
 // SendNotFound is ports.Host's.
 func (c *Client) SendNotFound(ctx context.Context, id domain.ActionID) error {
-	return c.bare(ctx, id, func(h http.Header) { h.Set(wire.HeaderError, wire.FileNotFound) })
+	return c.fixed(ctx, id, nil, http.Header{wire.HeaderError: {wire.FileNotFound}})
 }
 
 // SendKilled is ports.Host's.
 func (c *Client) SendKilled(ctx context.Context, id domain.ActionID) error {
-	return c.bare(ctx, id, func(http.Header) {})
+	return c.fixed(ctx, id, nil, nil)
 }
 
-// bare sends a reply without a body.
-func (c *Client) bare(ctx context.Context, id domain.ActionID, headers func(http.Header)) error {
+// SendFolderNotFound is ports.Host's.
+func (c *Client) SendFolderNotFound(ctx context.Context, id domain.ActionID) error {
+	return c.fixed(ctx, id, wire.EncodeFilesNotFound(), http.Header{"Content-Type": {wire.TypeJSON}})
+}
+
+// fixed sends a reply that is there as a whole.
+func (c *Client) fixed(ctx context.Context, id domain.ActionID, body []byte, headers http.Header) error {
 	ctx, cancel := c.answerIn(ctx)
 	defer cancel()
-	req, err := c.reply(ctx, id, nil)
+	var reader io.Reader // a nil one, not an empty one, is no body
+	if body != nil {
+		reader = bytes.NewReader(body)
+	}
+	req, err := c.reply(ctx, id, reader)
 	if err != nil {
 		return err
 	}
-	headers(req.Header)
+	maps.Copy(req.Header, headers)
 	_, err = c.do(req)
 	return err
 }
@@ -49,47 +60,35 @@ func (c *Client) answerIn(ctx context.Context) (context.Context, context.CancelF
 	return context.WithTimeoutCause(ctx, c.options.AnswerTimeout, fmt.Errorf("%w: %s", errNoAnswer, c.options.AnswerTimeout))
 }
 
-// SendFolderNotFound is ports.Host's.
-func (c *Client) SendFolderNotFound(ctx context.Context, id domain.ActionID) error {
-	return c.SendFolder(ctx, id, nil)
-}
-
-// SendFolder is ports.Host's. No names at all, not even a sequence, is a folder that isn't there.
+// SendFolder is ports.Host's.
 func (c *Client) SendFolder(ctx context.Context, id domain.ActionID, names iter.Seq2[string, error]) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var late *time.Timer
 	var namesErr error
 	up := newUpload(ctx)
-	body := streamBody{upload: up, write: func(w io.Writer) error {
-		if names == nil {
-			_, err := w.Write(wire.EncodeFilesNotFound())
-			return err
-		}
-		return wire.EncodeFiles(w, func(yield func(string, error) bool) {
-			for name, err := range names {
-				if err != nil {
-					namesErr = err
-				}
-				if ctx.Err() != nil {
-					err = context.Cause(ctx) // nobody takes it any more: don't walk on
-				}
-				if !yield(name, err) {
-					return
-				}
+	walk := func(yield func(string, error) bool) {
+		for name, err := range names {
+			if err != nil {
+				namesErr = err
 			}
-		})
-	}}
-	write := body.write
-	body.write = func(w io.Writer) error {
-		err := write(w)
+			if ctx.Err() != nil {
+				err = context.Cause(ctx) // nobody takes it any more: don't walk on
+			}
+			if !yield(name, err) {
+				return
+			}
+		}
+	}
+	body := streamBody{upload: up, write: func(w io.Writer) error {
+		err := wire.EncodeFiles(w, walk)
 		if err == nil { // from here on it is an answer like any other
 			late = time.AfterFunc(c.options.AnswerTimeout, func() {
 				cancel(fmt.Errorf("%w: %s", errNoAnswer, c.options.AnswerTimeout))
 			})
 		}
 		return err
-	}
+	}}
 	err := c.send(ctx, cancel, id, body, up, func(req *http.Request) {
 		req.ContentLength = -1
 		req.Header.Set("Content-Type", wire.TypeJSON)
@@ -127,6 +126,9 @@ func (c *Client) SendArtifact(ctx context.Context, id domain.ActionID, file port
 // artifactBody chooses how the file goes out; nil is an empty one.
 func artifactBody(up *upload, file ports.File) (io.Reader, int64, error) {
 	size := file.Size()
+	if 0 < size && size <= sendBlock {
+		return smallBody(file, size)
+	}
 	if size > 0 {
 		if f, ok := file.(seekableConn); ok {
 			if at, err := f.Seek(0, io.SeekCurrent); err == nil {
@@ -159,6 +161,17 @@ func artifactBody(up *upload, file ports.File) (io.Reader, int64, error) {
 	}}, -1, nil
 }
 
+// smallBody reads a small file at once: net/http sends what is in memory together with the headers, in
+// one write in place of two, and the host reads it so. A file that has just been cut short goes out as it
+// is now, which is whole too.
+func smallBody(file io.Reader, size int64) (io.Reader, int64, error) {
+	content, err := io.ReadAll(io.LimitReader(file, size))
+	if err != nil || len(content) == 0 {
+		return nil, 0, err
+	}
+	return bytes.NewReader(content), int64(len(content)), nil
+}
+
 // send makes a reply with a body, and returns when net/http has let go of it.
 func (c *Client) send(ctx context.Context, cancel context.CancelCauseFunc, id domain.ActionID, body io.Reader, up *upload, set func(*http.Request)) error {
 	req, err := c.reply(ctx, id, body)
@@ -166,6 +179,10 @@ func (c *Client) send(ctx context.Context, cancel context.CancelCauseFunc, id do
 		return err
 	}
 	set(req)
+	if _, inMemory := body.(*bytes.Reader); inMemory {
+		_, err := c.do(req)
+		return err
+	}
 	req.GetBody = func() (io.ReadCloser, error) { return req.Body, up.reopen() }
 	_, err = c.do(req)
 	close(up.answered)

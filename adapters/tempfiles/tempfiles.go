@@ -1,9 +1,10 @@
 // Package tempfiles keeps uploaded bytes in files under one folder, and leaves none behind: where the
 // system allows it, a file loses its name as soon as it is there, so that not even a host that is
-// killed leaves one.
+// killed leaves one. What is small (64 KiB) stays in memory.
 package tempfiles
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -23,15 +24,26 @@ func New(folder string) (*Storage, error) {
 		folder = os.TempDir()
 	}
 	s := &Storage{folder: folder}
-	upload, err := s.Create(0)
+	file, err := s.temporary()
 	if err != nil {
 		return nil, err
 	}
-	return s, upload.Close()
+	return s, file.Close()
 }
 
 // Create implements ports.Storage.
-func (s *Storage) Create(int64) (ports.Upload, error) {
+func (s *Storage) Create(size int64) (ports.Upload, error) {
+	u := &upload{storage: s}
+	if size > inMemory {
+		if err := u.spill(); err != nil {
+			return nil, err
+		}
+	}
+	return u, nil
+}
+
+// temporary makes a file.
+func (s *Storage) temporary() (*tempFile, error) {
 	file, err := os.CreateTemp(s.folder, "metaservice-*")
 	if err != nil {
 		return nil, fmt.Errorf("temporary files can't be made in the folder %q; it must be there, be writable and have space: %w", s.folder, err)
@@ -41,7 +53,7 @@ func (s *Storage) Create(int64) (ports.Upload, error) {
 	if err := os.Remove(file.Name()); err == nil {
 		f.removed = true
 	}
-	return &upload{file: f}, nil
+	return f, nil
 }
 
 // tempFile is a temporary file, gone once it is closed.
@@ -62,31 +74,78 @@ func (f *tempFile) Close() error {
 	return f.err
 }
 
-// upload is a temporary file that is being written.
+// inMemory is the size up to which an upload needs no file: most artifacts are small, and a file costs
+// more than they do.
+const inMemory = 64 << 10
+
+// upload is in memory while it is small, and then in a temporary file.
 type upload struct {
-	file      *tempFile
-	committed bool
+	storage *Storage
+	small   bytes.Buffer
+	file    *tempFile // nil while it is small
+	ended   bool
 }
 
-func (u *upload) Write(p []byte) (int, error) { return u.file.Write(p) }
+func (u *upload) Write(p []byte) (int, error) {
+	if u.ended {
+		return 0, errEnded
+	}
+	if u.file == nil && u.small.Len()+len(p) <= inMemory {
+		return u.small.Write(p)
+	}
+	if err := u.spill(); err != nil {
+		return 0, err
+	}
+	return u.file.Write(p)
+}
+
+// spill moves what is in memory to a file.
+func (u *upload) spill() error {
+	if u.file != nil {
+		return nil
+	}
+	file, err := u.storage.temporary()
+	if err != nil {
+		return err
+	}
+	if _, err := file.Write(u.small.Bytes()); err != nil {
+		return errors.Join(err, file.Close())
+	}
+	u.file, u.small = file, bytes.Buffer{}
+	return nil
+}
+
+var errEnded = errors.New("the upload has ended already")
 
 func (u *upload) Commit() (io.ReadSeekCloser, error) {
-	if u.committed {
-		return nil, errors.New("the upload is committed already")
+	if u.ended {
+		return nil, errEnded
+	}
+	u.ended = true
+	if u.file == nil {
+		return memory{bytes.NewReader(u.small.Bytes())}, nil
 	}
 	if _, err := u.file.Seek(0, io.SeekStart); err != nil {
 		return nil, errors.Join(err, u.file.Close())
 	}
-	u.committed = true
 	return reader{u.file}, nil
 }
 
 func (u *upload) Close() error {
-	if u.committed {
+	if u.ended {
+		return nil
+	}
+	u.ended = true
+	if u.file == nil {
 		return nil
 	}
 	return u.file.Close()
 }
+
+// memory is what a small upload becomes.
+type memory struct{ *bytes.Reader }
+
+func (memory) Close() error { return nil }
 
 // reader is what an upload becomes: readable, and nothing else. WriteTo lets it be sent from the
 // kernel.

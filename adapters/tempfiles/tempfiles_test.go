@@ -34,8 +34,10 @@ func TestNothingIsLeftEvenWhileAnUploadIsOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer upload.Close()
-	if _, err := upload.Write([]byte("content")); err != nil {
-		t.Fatal(err)
+	for range 3 { // from memory into a file
+		if _, err := upload.Write(make([]byte, 30<<10)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if n := count(t, folder); n != 0 {
 		t.Errorf("%d files have a name while an upload is open", n)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/hexworker/metaservice/domain"
@@ -44,6 +45,7 @@ func (g *Guest) servePolls(ctx context.Context) {
 			g.log.Warn("the host asks for something that this version can't do; it is not answered", "error", err)
 		case action.Kind() != domain.KindNone:
 			if g.crew.take(action) {
+				runtime.Gosched() // the action first, and then the next poll: somebody waits for the one
 				continue
 			}
 			g.log.Warn("an action came twice, or is one too many; it is passed over", "action", action)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"time"
 
 	"github.com/hexworker/metaservice/domain"
@@ -261,6 +262,7 @@ func (s *Service) answer(ctx context.Context, id domain.ActionID, receive func(c
 	defer context.AfterFunc(a.ctx, func() { cancel(context.Cause(a.ctx)) })()
 	err = receive(ctx, a)
 	a.finish(err)
+	runtime.Gosched() // the caller first, and then the guest's answer, for which nobody waits
 	return err
 }
 

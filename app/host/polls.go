@@ -42,7 +42,7 @@ func (s *Service) Poll(ctx context.Context, deliver func(domain.Action) error) e
 		return err
 	}
 	if action.Kind() != domain.KindNone {
-		s.log.Debug("action handed to the guest", "action", action.String())
+		s.log.Debug("action handed to the guest", "action", action)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package contract
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"testing"
 
@@ -12,13 +13,19 @@ import (
 // counts the files which are there: committed ones that are still open may count or not, anything
 // else must not.
 func Storage(t *testing.T, newStorage func(t *testing.T) (storage ports.Storage, left func() int)) {
-	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<12)
+	for _, size := range []int{1 << 10, 1 << 18} { // what is small may be kept otherwise
+		t.Run(fmt.Sprintf("%d bytes", size), func(t *testing.T) {
+			storageOf(t, bytes.Repeat([]byte("0123456789abcdef"), size/16), newStorage)
+		})
+	}
+}
 
+func storageOf(t *testing.T, content []byte, newStorage func(t *testing.T) (ports.Storage, func() int)) {
 	t.Run("commit gives what was written, from its start", func(t *testing.T) {
 		storage, _ := newStorage(t)
 		upload := create(t, storage)
 		defer upload.Close()
-		for _, part := range [][]byte{content[:1], content[1:1000], content[1000:]} {
+		for _, part := range [][]byte{content[:1], content[1:700], content[700:]} {
 			if n, err := upload.Write(part); n != len(part) || err != nil {
 				t.Fatalf("Write: %d, %v", n, err)
 			}
