@@ -227,7 +227,9 @@ func TestNothingWrittenIsSentAgain(t *testing.T) {
 		"artifact": func(ctx context.Context, c *hostclient.Client) error {
 			return c.SendArtifact(ctx, "x", &zeros{size: 100})
 		},
-		"folder": func(ctx context.Context, c *hostclient.Client) error { return c.SendFolder(ctx, "x", nil) },
+		"folder": func(ctx context.Context, c *hostclient.Client) error {
+			return c.SendFolder(ctx, "x", func(yield func(string, error) bool) { yield("/x", nil) })
+		},
 		"log": func(ctx context.Context, c *hostclient.Client) error {
 			log, err := c.OpenLog(ctx)
 			if err != nil {
