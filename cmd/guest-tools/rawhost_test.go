@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"regexp"
 	"slices"
@@ -48,7 +49,7 @@ func newRawHost(t *testing.T, answers map[string][]string) *rawHost {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &rawHost{t: t, listener: listener, answers: answers, changed: make(chan struct{}), stopped: make(chan struct{})}
+	h := &rawHost{t: t, listener: listener, answers: maps.Clone(answers), changed: make(chan struct{}), stopped: make(chan struct{})}
 	h.all.Go(func() {
 		for {
 			conn, err := listener.Accept()
