@@ -46,6 +46,9 @@ type ended struct {
 // status.
 func (j *job) run() int {
 	e := ended{begun: time.Now()}
+	if j.timeout > 0 {
+		defer time.AfterFunc(j.timeout, j.out.hurry).Stop()
+	}
 	task, err := j.start()
 	if err != nil {
 		e.outcome = domain.Outcome{Status: domain.StatusMachineDied, Err: err}

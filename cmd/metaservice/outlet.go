@@ -13,13 +13,15 @@ const hurryPatience = 5 * time.Second
 var errUnread = errors.New("nobody reads it")
 
 // outlet is a standard stream. A write to one blocks for as long as its reader likes (a pager, a
-// terminal that was stopped), which holds the task back and is fine, until somebody wants the run to
-// end: then it may take hurryPatience, and after one signal more no time at all. An outlet that was
-// given up stays so.
+// terminal that was stopped), which holds the task back and is fine, until a signal or the task's
+// time-out wants the run to end: then it may take hurryPatience, and after one signal more no time at
+// all. An outlet that was given up stays so.
 type outlet struct {
 	to            io.Writer
 	first, second <-chan struct{} // closed by signals
 
+	late    chan struct{} // closed by hurry
+	hurry   func()        // once
 	over    chan struct{} // closed by giveUp
 	giveUp  func()        // once
 	writing sync.Mutex    // guards what follows, and is held for a whole write
@@ -28,7 +30,8 @@ type outlet struct {
 }
 
 func newOutlet(to io.Writer, signals *interrupts) *outlet {
-	o := &outlet{to: to, first: signals.first, second: signals.second, over: make(chan struct{})}
+	o := &outlet{to: to, first: signals.first, second: signals.second, late: make(chan struct{}), over: make(chan struct{})}
+	o.hurry = sync.OnceFunc(func() { close(o.late) })
 	o.giveUp = sync.OnceFunc(func() { close(o.over) })
 	return o
 }
@@ -51,28 +54,27 @@ func (o *outlet) Write(p []byte) (int, error) {
 		n, err := o.to.Write(buffer)
 		done <- written{n, err}
 	}()
-	first := o.first
-	var patience <-chan time.Time
-	for {
-		select {
-		case w := <-done:
-			return w.n, w.err
-		case <-first:
-			first = nil
-			timer := time.NewTimer(hurryPatience)
-			defer timer.Stop()
-			patience = timer.C
-			continue
-		case <-patience:
-		case <-o.second:
-		case <-o.over:
-		}
-		select {
-		case w := <-done: // it did end, and there is no more to wait for
-			return w.n, w.err
-		default:
-		}
-		o.gone = true
-		return 0, errUnread
+	select {
+	case w := <-done:
+		return w.n, w.err
+	case <-o.first:
+	case <-o.late:
+	case <-o.over:
 	}
+	patience := time.NewTimer(hurryPatience)
+	defer patience.Stop()
+	select {
+	case w := <-done:
+		return w.n, w.err
+	case <-patience.C:
+	case <-o.second:
+	case <-o.over:
+	}
+	select {
+	case w := <-done: // it has just ended
+		return w.n, w.err
+	default:
+	}
+	o.gone = true
+	return 0, errUnread
 }

@@ -16,6 +16,7 @@ func TestOutletIsPatientUntilTheRunIsToEnd(t *testing.T) {
 		took time.Duration
 	}{
 		"a signal":         {func(i *interrupts, _ *outlet) { i.add(syscall.SIGINT) }, time.Hour + hurryPatience},
+		"a time-out":       {func(_ *interrupts, o *outlet) { o.hurry(); o.hurry() }, time.Hour + hurryPatience},
 		"two":              {func(i *interrupts, _ *outlet) { i.add(syscall.SIGINT); i.add(syscall.SIGINT) }, time.Hour},
 		"the task's end":   {func(_ *interrupts, o *outlet) { o.giveUp(); o.giveUp() }, time.Hour},
 		"all, in disorder": {func(i *interrupts, o *outlet) { o.giveUp(); i.add(syscall.SIGTERM) }, time.Hour},

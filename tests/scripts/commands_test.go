@@ -75,7 +75,7 @@ func command(ts *testscript.TestScript, args []string) *exec.Cmd {
 // environ is what programs get of the script's environment.
 func environ(ts *testscript.TestScript) []string {
 	var env []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "WORK", "BIN", marker, "FROM_HERE"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "WORK", "BIN", "GORACE", marker, "FROM_HERE"} {
 		if value := ts.Getenv(name); value != "" {
 			env = append(env, name+"="+value)
 		}
