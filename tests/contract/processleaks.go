@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -112,24 +114,16 @@ func markedProcesses(mark string) []int {
 
 // busyCores keeps every core busy until the test ends, as another task on the machine would.
 func busyCores(t *testing.T, cores int) {
-	stop := make(chan struct{})
-	done := make(chan struct{})
+	var stop atomic.Bool
+	var spinners sync.WaitGroup
 	for range cores {
-		go func() {
-			defer func() { done <- struct{}{} }()
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+		spinners.Go(func() {
+			for !stop.Load() {
 			}
-		}()
+		})
 	}
 	t.Cleanup(func() {
-		close(stop)
-		for range cores {
-			<-done
-		}
+		stop.Store(true)
+		spinners.Wait()
 	})
 }
