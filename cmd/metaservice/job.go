@@ -137,6 +137,10 @@ func (j *job) collect(e *ended, task *host.Task) {
 		j.skip(e, errors.New("there is no guest any more to fetch it from"))
 		return
 	}
+	if !isClosed(task.Service().Called()) {
+		j.skip(e, errors.New("no guest has ever called"))
+		return
+	}
 	ctx, cancel := until(j.interrupts.next())
 	defer cancel()
 	ctx, lose := context.WithCancelCause(ctx)

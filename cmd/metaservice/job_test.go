@@ -95,6 +95,7 @@ func TestGuestsThatGo(t *testing.T) {
 	for name, test := range map[string]struct {
 		machine fakeMachine
 		signal  time.Duration // when one comes
+		timeout time.Duration
 		status  int
 		says    []string
 		within  time.Duration
@@ -106,6 +107,11 @@ func TestGuestsThatGo(t *testing.T) {
 		"a guest that never calls": {
 			machine: fakeMachine{live: func(_ func(method, path, body string) int, stopped <-chan struct{}) { <-stopped }},
 			status:  exitOurs, says: []string{"did not call its host within 1m0s", "no guest any more to fetch it from"}, within: time.Minute,
+		},
+		"a time-out before a guest has called": {
+			machine: fakeMachine{live: func(_ func(method, path, body string) int, stopped <-chan struct{}) { <-stopped }},
+			timeout: 10 * time.Second,
+			status:  exitTimedOut, says: []string{"the task's time is over", `artifact "b" was not fetched: no guest has ever called`}, within: 25 * time.Second,
 		},
 		"a signal before a guest has called": {
 			machine: fakeMachine{live: func(_ func(method, path, body string) int, stopped <-chan struct{}) { <-stopped }},
@@ -138,6 +144,7 @@ func TestGuestsThatGo(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				status, out, said, took := do(t, &test.machine, func(j *job) {
 					j.artifacts = []artifact{{path: "a", target: filepath.Join(folder, "a")}, {path: "b", target: filepath.Join(folder, "b")}}
+					j.timeout = test.timeout
 					if test.signal > 0 {
 						time.AfterFunc(test.signal, func() { j.interrupts.add(syscall.SIGINT) })
 					}
