@@ -40,7 +40,7 @@ var rules = []rule{
 	{dir: "domain", std: pure},
 	{dir: "ports", std: []string{"errors", "fmt", "context", "io", "io/fs", "iter", "time", "net/http"}, own: []string{"domain"}},
 	{dir: "app/host", noStd: []string{"os", "net"}, own: []string{"domain", "ports"}},
-	{dir: "app/guest", noStd: []string{"os", "net"}, own: []string{"domain", "ports"}, external: []string{"github.com/cenkalti/backoff/v5"}},
+	{dir: "app/guest", noStd: []string{"os", "net"}, own: []string{"domain", "ports"}},
 	{dir: "adapters", own: []string{"domain", "ports", "adapters/wire"}, external: []string{"*"}},
 	{dir: "cmd/metaservice", own: hostSide, external: []string{"*"}},
 	{dir: "cmd/guest-tools", own: []string{"app/guest", "adapters", "domain", "ports"}, external: []string{"*"}},
