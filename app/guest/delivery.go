@@ -77,6 +77,7 @@ func (d *delivery) send(block []byte, note bool) {
 	if err == nil {
 		d.pause.reset()
 		d.outage = false
+		d.sent = time.Now()
 	}
 }
 

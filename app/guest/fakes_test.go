@@ -34,6 +34,7 @@ type fakeHost struct {
 	when     []time.Duration // of events, since the first
 	start    time.Time
 	bodies   map[*fakeLog]bool
+	writes   int // to log bodies
 }
 
 func newFakeHost(peer *contract.Peer) *fakeHost {
@@ -248,6 +249,7 @@ func (l *fakeLog) fail(err error) {
 }
 
 func (l *fakeLog) Write(p []byte) (int, error) {
+	l.host.set(func() { l.host.writes++ })
 	if l.left >= 0 && len(p) > l.left {
 		n, _ := l.w.Write(p[:l.left])
 		l.left = 0

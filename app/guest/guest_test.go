@@ -91,13 +91,14 @@ func (w *world) write(text string) {
 	if _, err := io.WriteString(w.process.w, text); err != nil {
 		w.Errorf("the task can't write: %v", err)
 	}
+	w.settle(2 * logGather) // nothing small is held back for longer
 }
 
 // finish ends the task and its output.
 func (w *world) finish(report domain.Report) {
 	w.process.exit(report)
 	w.process.w.Close()
-	synctest.Wait()
+	w.settle(2 * logGather)
 }
 
 func (w *world) same(what string, want, got any) {

@@ -184,15 +184,30 @@ func TestNotesBeginALine(t *testing.T) {
 		w.guest.task.note("one")
 		synctest.Wait()
 		w.write("half a line")
-		synctest.Wait()
 		w.guest.task.note("two")
 		synctest.Wait()
 		w.write("a line\n")
-		synctest.Wait()
 		w.guest.task.note("three\x1b[31m\n")
 		w.finish(success)
 		w.guest.task.note("too late")
 		w.same("the log", "guest-tools: one\nhalf a line\nguest-tools: two\na line\nguest-tools: three [31m \n", w.peer.Seen().Log)
+	})
+}
+
+// Output in small pieces is gathered, but never for long enough to be seen.
+func TestSmallOutputIsGathered(t *testing.T) {
+	inBubble(t, asItIs, func(w *world) {
+		var text strings.Builder
+		for i := range 1000 {
+			piece := fmt.Sprintf("piece %d\n", i)
+			text.WriteString(piece)
+			io.WriteString(w.process.w, piece)
+			time.Sleep(10 * time.Microsecond)
+		}
+		time.Sleep(2 * logGather)
+		synctest.Wait()
+		w.same("the log", text.String(), w.peer.Seen().Log)
+		w.same("more than a tenth as many writes as pieces", false, w.host.writes > 100)
 	})
 }
 

@@ -16,7 +16,11 @@ const (
 	// logBuffer holds the task's output while the host is away; then the task waits.
 	logBuffer = 1 << 20
 	// logBlock is how much is written at a time.
-	logBlock = 64 << 10
+	logBlock = 112 << 10
+	// logGather is for how long less than a block is gathered, if the last one has only just gone out.
+	// Output that comes in small pieces one after the other would keep two cores busy with handing each
+	// of them on; nobody sees a delay as short as this.
+	logGather = 500 * time.Microsecond
 	// LogPatience is how long a log may stand still once the task's command has ended: because the host
 	// doesn't take a new one, or because it neither takes more nor answers anything else.
 	LogPatience = 60 * time.Second
@@ -36,6 +40,7 @@ type taskLog struct {
 	cause context.CancelCauseFunc
 	done  chan struct{} // closed when all is delivered or dropped
 	pumps sync.WaitGroup
+	sent  time.Time // when the last block went out; the delivering goroutine's own
 
 	mu       sync.Mutex
 	notes    []string
@@ -163,7 +168,12 @@ func (l *taskLog) next() (block []byte, note bool) {
 			return []byte(note), true
 		}
 		l.mu.Unlock()
-		if held := l.ring.held(); len(held) > 0 {
+		held := l.ring.held()
+		if len(held) > 0 && len(held) < logBlock && !ended && time.Since(l.sent) < logGather {
+			sleep(l.drop, logGather)
+			held = l.ring.held()
+		}
+		if len(held) > 0 {
 			return held[:min(len(held), logBlock)], false
 		}
 		if ended {
