@@ -118,7 +118,7 @@ func TestDrainCountsWaitingAlone(t *testing.T) {
 		if _, err := childs.WriteString(strings.Repeat("x", 3000)); err != nil {
 			t.Fatal(err)
 		}
-		out.patience = 100 * time.Millisecond
+		out.patience = 400 * time.Millisecond
 		out.commandEnded()
 		for got := 0; got < 3000; {
 			n, err := out.Read(make([]byte, 500))
@@ -126,10 +126,10 @@ func TestDrainCountsWaitingAlone(t *testing.T) {
 				t.Fatalf("after %d bytes: %v", got, err)
 			}
 			got += n
-			<-time.After(50 * time.Millisecond) // the reader's own time, which is what this is about
+			<-time.After(100 * time.Millisecond) // the reader's own time, which is what this is about
 		}
-		if out.patience < 50*time.Millisecond {
-			t.Errorf("reading what was there took %v of the patience", 100*time.Millisecond-out.patience)
+		if out.patience < 200*time.Millisecond {
+			t.Errorf("of the patience only %v is left", out.patience)
 		}
 		if n, err := out.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 			t.Errorf("then: %d, %v", n, err)
