@@ -56,7 +56,7 @@ const searchPath = "/usr/local/bin:/usr/bin:/bin"
 func shell(t *testing.T, script string) ports.ProcessSpec {
 	return ports.ProcessSpec{
 		Command: []string{"/bin/sh", "-c", script},
-		Env:     []string{"PATH=" + searchPath, processMark + "=" + t.Name()},
+		Env:     []string{"PATH=" + searchPath, markOf(t)},
 	}
 }
 

@@ -66,7 +66,7 @@ func killTree(t *testing.T, ctx context.Context, process ports.Process, grace ti
 			t.Errorf("process %d is alive after Kill", pid)
 		}
 	}
-	if left := markedProcesses(t.Name()); len(left) > 0 {
+	if left := markedProcesses(t); len(left) > 0 {
 		t.Errorf("processes %v are alive after Kill", left)
 	}
 }
@@ -187,7 +187,7 @@ func processKillForks(t *testing.T, processes ports.Processes) {
 	const forker = `trap "" TERM; while :; do (setsid sleep 1000 &) ; (setsid true &) ; done`
 	process := startProcess(t, processes, shell(t, "sh -c '"+forker+"' & sh -c '"+forker+"' & echo $!; sleep 1000; :"))
 	pids := readPIDs(t, process, 1)
-	if !within(func() bool { return len(markedProcesses(t.Name())) > 30 }) {
+	if !within(func() bool { return len(markedProcesses(t)) > 30 }) {
 		t.Fatal("it doesn't fork")
 	}
 	killTree(t, context.Background(), process, 100*time.Millisecond, pids...)

@@ -15,8 +15,11 @@ import (
 	"go.uber.org/goleak"
 )
 
-// processMark is a variable that every process of the suite has, and its children inherit.
-const processMark = "METASERVICE_CONTRACT"
+// markOf is a variable that every process of a test has, and its children inherit. The pid in it keeps
+// apart two runs of the suite at the same time.
+func markOf(t *testing.T) string {
+	return fmt.Sprintf("METASERVICE_CONTRACT=%s of %d", t.Name(), os.Getpid())
+}
 
 // nothingLeft holds a test to leaving what it found: goroutines, open files, children, and no process
 // with its mark. It looks after all other cleanups.
@@ -25,8 +28,8 @@ func nothingLeft(t *testing.T) {
 	ignore := goleak.IgnoreCurrent()
 	files, children := openFiles(), childrenOf(os.Getpid())
 	t.Cleanup(func() {
-		if !within(func() bool { return len(markedProcesses(t.Name())) == 0 }) {
-			t.Errorf("processes are left: %v", markedProcesses(t.Name()))
+		if !within(func() bool { return len(markedProcesses(t)) == 0 }) {
+			t.Errorf("processes are left: %v", markedProcesses(t))
 		}
 		if !within(func() bool { return len(childrenOf(os.Getpid())) <= len(children) }) {
 			t.Errorf("children are left: %v", childrenOf(os.Getpid()))
@@ -101,11 +104,12 @@ func childrenOf(parent int) []int {
 	return children
 }
 
-func markedProcesses(mark string) []int {
+func markedProcesses(t *testing.T) []int {
+	mark := "\x00" + markOf(t) + "\x00"
 	var marked []int
 	for _, pid := range allProcesses() {
 		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		if err == nil && strings.Contains("\x00"+string(env), "\x00"+processMark+"="+mark+"\x00") && alive(pid) {
+		if err == nil && strings.Contains("\x00"+string(env), mark) && alive(pid) {
 			marked = append(marked, pid)
 		}
 	}
