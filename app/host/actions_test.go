@@ -418,3 +418,20 @@ func TestKill(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Handing an action over moves its deadline forward where Reply is shorter than what is left of Offer.
+func TestAShortWaitForTheReplyIsKept(t *testing.T) {
+	for _, after := range []time.Duration{0, 300 * time.Millisecond, time.Second, 2500 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newService(t, func(c *host.Config) { c.Limits.Reply, c.Limits.Tries = time.Second, 1 })
+			got := fetch(t.Context(), s, &memory{})
+			time.Sleep(after)
+			take(t, s)
+			start := time.Now()
+			wantError(t, (<-got).err, []error{domain.ErrNoReply})
+			if took := time.Since(start); took != time.Second {
+				t.Errorf("taken after %s, it failed %s later", after, took)
+			}
+		})
+	}
+}

@@ -156,7 +156,7 @@ func (s *Service) once(ctx context.Context, a *ask) error {
 	if err != nil {
 		return err
 	}
-	timer := time.NewTimer(time.Until(deadline))
+	timer := time.NewTimer(s.patience(deadline))
 	defer timer.Stop()
 	for {
 		select {
@@ -176,8 +176,14 @@ func (s *Service) once(ctx context.Context, a *ask) error {
 // rearm sets the timer to the ask's deadline, unless that is over: then a.done tells.
 func (s *Service) rearm(a *ask, timer *time.Timer) {
 	if deadline, waiting := s.expire(a); waiting {
-		timer.Reset(time.Until(deadline))
+		timer.Reset(s.patience(deadline))
 	}
+}
+
+// patience is when to look at an ask again. Handing it over moves its deadline to Limits.Reply from
+// then, and tells nobody: where that is short, it may come before the end of the offer.
+func (s *Service) patience(deadline time.Time) time.Duration {
+	return min(time.Until(deadline), s.limits.Reply)
 }
 
 func (s *Service) offer(a *ask) (deadline time.Time, err error) {

@@ -83,12 +83,8 @@ func (s *Service) copyLog(ctx context.Context, body io.Reader) error {
 
 // writeLog writes one chunk, whole, when it is its turn.
 func (s *Service) writeLog(ctx context.Context, chunk []byte) error {
-	select {
-	case <-s.sinkSlot:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-s.closing.Done():
-		return context.Cause(s.closing)
+	if err := s.takeSinkSlot(ctx); err != nil {
+		return err
 	}
 	defer func() { s.sinkSlot <- struct{}{} }()
 
@@ -119,6 +115,29 @@ func (s *Service) writeLog(ctx context.Context, chunk []byte) error {
 	s.book.Unwrite(keep - max(n, 0))
 	s.mu.Unlock()
 	return err
+}
+
+// takeSinkSlot waits for the turn to write to the sink. What has come is written even where its request
+// has ended since: net/http ends the context of a request that broke off together with its last Read,
+// and of one that is whole as soon as the guest hangs up. Only a sink that blocks can't be waited for.
+func (s *Service) takeSinkSlot(ctx context.Context) error {
+	select {
+	case <-s.sinkSlot:
+		return nil
+	case <-s.closing.Done():
+		return context.Cause(s.closing)
+	case <-ctx.Done():
+	}
+	grace := time.NewTimer(closeGrace)
+	defer grace.Stop()
+	select {
+	case <-s.sinkSlot:
+		return nil
+	case <-s.closing.Done():
+		return context.Cause(s.closing)
+	case <-grace.C:
+		return context.Cause(ctx)
+	}
 }
 
 // Resolve implements ports.GuestAPI.

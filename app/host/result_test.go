@@ -271,6 +271,27 @@ func TestASinkThatFailsIsTold(t *testing.T) {
 	}
 }
 
+// What has come is written, though the request that brought it ends together with its last bytes.
+func TestTheLastBytesOfABrokenLogAreWritten(t *testing.T) {
+	for range 20 { // a wrong choice between the two was made half the time
+		synctest.Test(t, func(t *testing.T) {
+			var sink bytes.Buffer
+			s := newService(t, func(c *host.Config) { c.Log = &sink })
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			log := newBody()
+			log.chunks <- []byte("the last bytes")
+			log.end <- io.ErrUnexpectedEOF
+			if err := s.Log(ctx, log); !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("Log: %v", err)
+			}
+			if got := sink.String(); got != "the last bytes" {
+				t.Errorf("the sink has %q", got)
+			}
+		})
+	}
+}
+
 // A sink that blocks holds the guest's log back, and nothing else: not even Close for long.
 func TestASinkThatBlocksHoldsOnlyTheLogUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
