@@ -144,8 +144,13 @@ func (h *handler) execute(w http.ResponseWriter, r *http.Request) {
 	respond(w, http.StatusOK, wire.EncodeExecute(execute))
 }
 
+var errHungUp = errors.New("the guest has hung up")
+
 func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 	err := h.api.Poll(r.Context(), func(action domain.Action) error {
+		if wire.HungUp(r.Context()) { // the kernel would take the answer, and drop it
+			return errHungUp
+		}
 		return respond(w, http.StatusOK, wire.EncodeAction(action))
 	})
 	if err != nil {

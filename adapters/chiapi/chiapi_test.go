@@ -369,3 +369,29 @@ func TestAfterTheResult(t *testing.T) {
 }
 
 var _ ports.GuestAPI = fake{}
+
+// Fault 1: the kernel takes what is written to a guest that has hung up, and drops it.
+func TestAGuestThatIsKnownToHaveHungUpIsHandedNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, h := newService(t, nil)
+		got := fetch(t.Context(), t, s)
+		synctest.Wait()
+		recorder := httptest.NewRecorder()
+		gone := wire.WithHungUp(t.Context(), func() bool { return true })
+		func() {
+			defer func() {
+				if p := recover(); p != http.ErrAbortHandler {
+					t.Errorf("the handler ended with %v", p)
+				}
+			}()
+			h.ServeHTTP(recorder, httptest.NewRequestWithContext(gone, "GET", wire.PathPoll, nil))
+		}()
+		if recorder.Body.Len() > 0 {
+			t.Errorf("it was handed %s", recorder.Body)
+		}
+		ask(t, h, "POST", replyTo(take(t, h).ID()), "content").fine(t, "the reply")
+		if f := <-got; f.err != nil {
+			t.Error(f.err)
+		}
+	})
+}

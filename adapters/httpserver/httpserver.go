@@ -9,8 +9,10 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/domain"
 )
 
@@ -39,6 +41,7 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 		ReadHeaderTimeout: HeaderTimeout,
 		IdleTimeout:       IdleTimeout,
 		MaxHeaderBytes:    HeaderBytes,
+		ConnContext:       connContext,
 		ErrorLog:          slog.NewLogLogger(quoting{logger.Handler()}, slog.LevelWarn),
 	}
 	answered := make(chan struct{})
@@ -65,6 +68,19 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 		return nil
 	}
 	return err
+}
+
+// connContext lets handlers look whether the guest has hung up.
+func connContext(ctx context.Context, conn net.Conn) context.Context {
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return ctx
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	return wire.WithHungUp(ctx, func() bool { return hungUp(raw) })
 }
 
 // gate counts the handlers that run, and lets none in once it is closed.
