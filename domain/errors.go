@@ -29,6 +29,8 @@ var (
 	ErrFeatureNotSupported = errors.New("feature not supported")
 	// ErrNamingConflict is a name that is taken, or reserved.
 	ErrNamingConflict = errors.New("naming conflict")
+	// ErrInvalidProxyName is a name that no proxy can have.
+	ErrInvalidProxyName = errors.New("invalid proxy name")
 	// ErrHandlerInterrupt is a walk that its handler stopped.
 	ErrHandlerInterrupt = errors.New("handler interrupted")
 	// ErrMaxConcurrencyExceeded is a sandbox too many.

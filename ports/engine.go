@@ -1,0 +1,233 @@
+package ports
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/hexworker/metaservice/domain"
+)
+
+// Registry is a worker's list of engines.
+type Registry interface {
+	// Register adds a provider under a name that isn't taken: ErrNamingConflict.
+	Register(name string, provider EngineProvider) error
+}
+
+// EngineProvider makes engines of one kind. Embed EngineProviderBase.
+type EngineProvider interface {
+	// NewEngine makes an engine, whose config is JSON, or empty for the defaults. An error names every
+	// mistake in it. Whoever gets the engine calls its Dispose.
+	NewEngine(config []byte) (Engine, error)
+	// ConfigSchema is the JSON Schema of NewEngine's config; nil if there is none.
+	ConfigSchema() []byte
+}
+
+// Engine runs tasks in sandboxes. Safe for concurrent use. Embed EngineBase.
+type Engine interface {
+	// NewSandboxBuilder begins a sandbox. It takes its place among those that may be there at once,
+	// until the builder is discarded or the sandbox is disposed of. A *MalformedPayloadError,
+	// domain.ErrMaxConcurrencyExceeded, domain.ErrSandboxTerminated after Dispose.
+	NewSandboxBuilder(options SandboxOptions) (SandboxBuilder, error)
+	// Capabilities tells what this engine can do.
+	Capabilities() Capabilities
+	// PayloadSchema is the JSON Schema of a payload; nil if there is none.
+	PayloadSchema() []byte
+	// Dispose refuses new sandboxes from now on, aborts those that go on, and returns when all is
+	// released, or with ctx's cause. Any number of times.
+	Dispose(ctx context.Context) error
+}
+
+// Capabilities are what engines differ in.
+type Capabilities struct {
+	MaxConcurrency int  // sandboxes at once; 0 is any number
+	Shells         bool // NewShell works
+	Proxies        bool // AttachProxy works
+	Isolated       bool // the task can't reach its host's files, processes and network
+}
+
+// SandboxOptions are what a sandbox is made of.
+type SandboxOptions struct {
+	Payload []byte  // JSON, as PayloadSchema has it
+	Log     LogSink // nil drops the log. It isn't written to any more once the result is there
+}
+
+// SandboxBuilder prepares one sandbox. Safe for concurrent use. Whoever gets it calls StartSandbox or
+// Discard; from then on every method returns domain.ErrSandboxBuilderDiscarded. Embed
+// SandboxBuilderBase.
+type SandboxBuilder interface {
+	// SetEnvironmentVariable adds a variable to the payload's. ErrNamingConflict for one that is there,
+	// domain.ErrInvalidExecute for what can't be one.
+	SetEnvironmentVariable(name, value string) error
+	// AttachProxy lets the guest reach a handler at /NAME/…, with the prefix removed, until the task has
+	// its result. ErrNamingConflict for a name that is taken or reserved, domain.ErrInvalidProxyName for
+	// what can't be one.
+	AttachProxy(name string, handler http.Handler) error
+	// StartSandbox boots the machine. ctx bounds the start alone. After an error all is released, the
+	// builder's place too.
+	StartSandbox(ctx context.Context) (Sandbox, error)
+	// Discard releases a builder that is not to be started.
+	Discard() error
+}
+
+// Sandbox is a task on its way. Safe for concurrent use; nothing waits for a guest under a lock. It is
+// released by its result set's Dispose, by Abort, or by a WaitForResult that returned an error other
+// than ctx's. Embed SandboxBase.
+type Sandbox interface {
+	// WaitForResult waits for the task's end, and for its shells'. Any number of callers get the same.
+	// domain.ErrSandboxAborted after Abort; domain.ErrSandboxTerminated once the result set was disposed
+	// of; an *OutcomeError, which is a domain.ErrNonFatalInternalError, where there is no guest any more
+	// that could be asked for files: it was lost, or its machine died; ctx's cause.
+	WaitForResult(ctx context.Context) (ResultSet, error)
+	// NewShell runs a command in the guest, with its streams here; an empty one is the guest's default
+	// shell. domain.ErrFeatureNotSupported, ErrSandboxTerminated, ErrSandboxAborted.
+	NewShell(ctx context.Context, command []string, tty bool) (Shell, error)
+	// Kill has the guest end the task, and doesn't wait. The result set's Success is false, and the
+	// guest's files can be had. Again is nil; too late is ErrSandboxTerminated or ErrSandboxAborted.
+	Kill() error
+	// Abort ends it at once, and returns when all is released. Too late is ErrSandboxTerminated, or
+	// ErrSandboxAborted for a second one, which returns when all is released too.
+	Abort() error
+}
+
+// ResultSet is the end of a task whose guest is still there. Safe for concurrent use. Whoever gets it
+// calls Dispose; from then on the others return domain.ErrSandboxTerminated. Embed ResultSetBase.
+type ResultSet interface {
+	// Success tells whether the task succeeded, with all of its log.
+	Success() bool
+	// Outcome is the status, the exit report, and whether the log is complete.
+	Outcome() domain.Outcome
+	// ExtractFile brings a file out, whole. The caller closes it. domain.ErrResourceNotFound,
+	// ErrNonFatalInternalError with its cause, ctx's cause.
+	ExtractFile(ctx context.Context, path string) (io.ReadSeekCloser, error)
+	// ExtractFolder brings all files below a folder out and passes each to the handler, several at a
+	// time. An error of the handler stops it: then it is domain.ErrHandlerInterrupt, which wraps that
+	// error. Otherwise the errors of ExtractFile, of the first file that failed.
+	ExtractFolder(ctx context.Context, path string, handler FileHandler) error
+	// Dispose releases the guest and all that belongs to it, and returns when nothing is left. Any number
+	// of times.
+	Dispose() error
+}
+
+// FileHandler gets a file of a folder, by a name that is relative to the folder, has '/' between its
+// parts and can't leave it. The file is closed when the handler returns. It is called by several
+// goroutines at a time.
+type FileHandler func(name string, file io.ReadSeeker) error
+
+// Shell is a process in the guest with its streams here.
+type Shell interface {
+	StdinPipe() io.WriteCloser
+	StdoutPipe() io.ReadCloser
+	StderrPipe() io.ReadCloser
+	// SetSize sets the size of the shell's terminal, in characters.
+	SetSize(columns, rows uint16) error
+	// Abort ends the shell.
+	Abort() error
+	// Wait waits for the shell to end, and tells whether it succeeded.
+	Wait() (bool, error)
+}
+
+// MalformedPayloadError is a payload that can't be run: the task's author has to change it.
+type MalformedPayloadError struct {
+	Mistakes []PayloadMistake // at least one
+}
+
+// PayloadMistake is one thing that is wrong with a payload.
+type PayloadMistake struct {
+	Path  string // where: such as command[2], or timeout
+	Found string // what is there
+	Right string // what would be right
+}
+
+func (m PayloadMistake) String() string {
+	return fmt.Sprintf("%s is %s, it must be %s", m.Path, m.Found, m.Right)
+}
+
+func (e *MalformedPayloadError) Error() string {
+	text := "malformed payload: "
+	for i, mistake := range e.Mistakes {
+		if i > 0 {
+			text += "; "
+		}
+		text += mistake.String()
+	}
+	return text
+}
+
+// OutcomeError is a task that ended without a guest to ask for its files.
+type OutcomeError struct{ Outcome domain.Outcome }
+
+func (e *OutcomeError) Error() string {
+	return fmt.Sprintf("%v: %s: %v", domain.ErrNonFatalInternalError, e.Outcome.Status, e.Outcome.Err)
+}
+
+// Unwrap gives the class and the cause.
+func (e *OutcomeError) Unwrap() []error {
+	return []error{domain.ErrNonFatalInternalError, e.Outcome.Err}
+}
+
+// EngineProviderBase has what an EngineProvider may leave out. Methods that are added to the contract
+// later are added here, so that embedding it keeps a provider building.
+type EngineProviderBase struct{}
+
+// ConfigSchema returns nil.
+func (EngineProviderBase) ConfigSchema() []byte { return nil }
+
+// EngineBase has what an Engine may leave out.
+type EngineBase struct{}
+
+// Capabilities are none.
+func (EngineBase) Capabilities() Capabilities { return Capabilities{} }
+
+// PayloadSchema returns nil.
+func (EngineBase) PayloadSchema() []byte { return nil }
+
+// Dispose has nothing to release.
+func (EngineBase) Dispose(context.Context) error { return nil }
+
+// SandboxBuilderBase has what a SandboxBuilder may leave out.
+type SandboxBuilderBase struct{}
+
+// SetEnvironmentVariable is not supported.
+func (SandboxBuilderBase) SetEnvironmentVariable(string, string) error {
+	return domain.ErrFeatureNotSupported
+}
+
+// AttachProxy is not supported.
+func (SandboxBuilderBase) AttachProxy(string, http.Handler) error {
+	return domain.ErrFeatureNotSupported
+}
+
+// Discard has nothing to release.
+func (SandboxBuilderBase) Discard() error { return nil }
+
+// SandboxBase has what a Sandbox may leave out.
+type SandboxBase struct{}
+
+// NewShell is not supported.
+func (SandboxBase) NewShell(context.Context, []string, bool) (Shell, error) {
+	return nil, domain.ErrFeatureNotSupported
+}
+
+// Kill is not supported.
+func (SandboxBase) Kill() error { return domain.ErrFeatureNotSupported }
+
+// Abort is not supported.
+func (SandboxBase) Abort() error { return domain.ErrFeatureNotSupported }
+
+// ResultSetBase has what a ResultSet may leave out.
+type ResultSetBase struct{}
+
+// ExtractFile is not supported.
+func (ResultSetBase) ExtractFile(context.Context, string) (io.ReadSeekCloser, error) {
+	return nil, domain.ErrFeatureNotSupported
+}
+
+// ExtractFolder is not supported.
+func (ResultSetBase) ExtractFolder(context.Context, string, FileHandler) error {
+	return domain.ErrFeatureNotSupported
+}
+
+// Dispose has nothing to release.
+func (ResultSetBase) Dispose() error { return nil }
