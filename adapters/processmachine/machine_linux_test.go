@@ -56,7 +56,8 @@ func config(t *testing.T, fake string) processmachine.Config {
 		Processes:  trees(t),
 		Serve:      serve,
 		Folder:     emptyAfter(t),
-		Env:        []string{"FAKE=" + fake, raceOptions()},
+		// Without GOCOVERDIR, tools that are tested for coverage would say that it is missing.
+		Env: []string{"FAKE=" + fake, raceOptions(), "GOCOVERDIR=" + t.TempDir()},
 	}
 }
 
