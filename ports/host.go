@@ -13,10 +13,27 @@ type Handler = http.Handler
 
 // Machine boots guests.
 type Machine interface {
-	// Boot starts one guest and serves handler to it, and to nobody else, at the metadata address,
+	// Boot starts one guest and serves the handler to it, and to nobody else, at the metadata address,
 	// until Stop. It returns when the guest is on its way, not when it has called. ctx bounds the
 	// start alone. An error leaves nothing behind, and says what to do about it.
-	Boot(ctx context.Context, handler Handler) (Guest, error)
+	Boot(ctx context.Context, options BootOptions) (Guest, error)
+}
+
+// BootOptions is what a guest is booted with.
+type BootOptions struct {
+	Handler Handler
+	// Options is what a task asks of its machine, as JSON in the machine's own words; empty is nothing. A
+	// *MalformedPayloadError, whose paths begin at the options, tells what of it can't be.
+	Options []byte
+}
+
+// NoMachineOptions is Boot's check for a machine that has no options.
+func NoMachineOptions(options []byte) error {
+	switch string(options) {
+	case "", "{}", "null":
+		return nil
+	}
+	return &MalformedPayloadError{Mistakes: []PayloadMistake{{Found: string(options), Right: "left out: this machine has no options"}}}
 }
 
 // Guest is a booted machine.

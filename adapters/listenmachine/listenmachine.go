@@ -45,7 +45,10 @@ func New(config Config) (*Machine, error) {
 }
 
 // Boot implements ports.Machine: it listens, for one guest's whole life.
-func (m *Machine) Boot(ctx context.Context, handler ports.Handler) (ports.Guest, error) {
+func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Guest, error) {
+	if err := ports.NoMachineOptions(options.Options); err != nil {
+		return nil, err
+	}
 	listener, err := m.place.listen(ctx)
 	if err != nil {
 		return nil, err
@@ -53,7 +56,7 @@ func (m *Machine) Boot(ctx context.Context, handler ports.Handler) (ports.Guest,
 	serving, stop := context.WithCancel(context.Background())
 	g := &guest{cancel: stop, done: make(chan struct{})}
 	go func() { // ends with Stop, or with the listener; both close done
-		err := m.config.Serve(serving, listener, handler)
+		err := m.config.Serve(serving, listener, options.Handler)
 		listener.Close()
 		g.ended(err)
 	}()

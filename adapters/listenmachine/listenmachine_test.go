@@ -43,7 +43,7 @@ func boot(t *testing.T, address string) (ports.Guest, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	guest, err := machine.Boot(t.Context(), hello)
+	guest, err := machine.Boot(t.Context(), ports.BootOptions{Handler: hello})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestNothingElseIsReplaced(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = machine.Boot(t.Context(), hello)
+			_, err = machine.Boot(t.Context(), ports.BootOptions{Handler: hello})
 			if err == nil || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("the error %v does not say %q", err, test.says)
 			}
@@ -198,7 +198,7 @@ func TestServerThatFailsEndsTheGuest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			guest, err := machine.Boot(t.Context(), hello)
+			guest, err := machine.Boot(t.Context(), ports.BootOptions{Handler: hello})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -83,8 +83,11 @@ func New(config Config) (*Machine, error) {
 }
 
 // Boot implements ports.Machine.
-func (m *Machine) Boot(ctx context.Context, handler ports.Handler) (ports.Guest, error) {
+func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Guest, error) {
 	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := ports.NoMachineOptions(options.Options); err != nil {
 		return nil, err
 	}
 	tools, err := m.findTools()
@@ -109,7 +112,7 @@ func (m *Machine) Boot(ctx context.Context, handler ports.Handler) (ports.Guest,
 		return nil, errors.Join(err, listener.Close(), home.remove())
 	}
 	g := newGuest(m.config, home, process)
-	g.begin(listener, handler)
+	g.begin(listener, options.Handler)
 	if err := ctx.Err(); err != nil {
 		return nil, errors.Join(err, g.Stop(ctx))
 	}

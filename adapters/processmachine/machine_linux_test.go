@@ -167,7 +167,7 @@ func TestGuestsHome(t *testing.T) {
 	var words safeBuffer
 	c.Output = &words
 	host := make(calls, 16)
-	guest, err := machine(t, c).Boot(t.Context(), host)
+	guest, err := machine(t, c).Boot(t.Context(), ports.BootOptions{Handler: host})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func (b *safeBuffer) String() string {
 }
 
 func TestDeathTellsTheLastWords(t *testing.T) {
-	guest, err := machine(t, config(t, "dies")).Boot(t.Context(), make(calls, 16))
+	guest, err := machine(t, config(t, "dies")).Boot(t.Context(), ports.BootOptions{Handler: make(calls, 16)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestBootErrors(t *testing.T) {
 			c := config(t, "")
 			parent := c.Folder
 			test.change(&c)
-			guest, err := machine(t, c).Boot(t.Context(), make(calls, 16))
+			guest, err := machine(t, c).Boot(t.Context(), ports.BootOptions{Handler: make(calls, 16)})
 			if err == nil {
 				guest.Stop(t.Context())
 			}
@@ -318,7 +318,7 @@ func TestServerThatFails(t *testing.T) {
 	for _, failure := range []error{errors.New("no more connections"), nil} {
 		c := config(t, "")
 		c.Serve = func(context.Context, net.Listener, http.Handler) error { return failure }
-		guest, err := machine(t, c).Boot(t.Context(), make(calls, 16))
+		guest, err := machine(t, c).Boot(t.Context(), ports.BootOptions{Handler: make(calls, 16)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -386,7 +386,7 @@ func TestStopAsksThenKills(t *testing.T) {
 		p := &fakeProcess{ended: make(chan struct{})}
 		c := config(t, "")
 		c.Processes, c.Grace = p, 20*time.Millisecond
-		guest, err := machine(t, c).Boot(t.Context(), make(calls, 16))
+		guest, err := machine(t, c).Boot(t.Context(), ports.BootOptions{Handler: make(calls, 16)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -418,7 +418,7 @@ func killedHost(folder string) {
 		panic(err)
 	}
 	host := make(calls, 16)
-	if _, err := m.Boot(context.Background(), host); err != nil {
+	if _, err := m.Boot(context.Background(), ports.BootOptions{Handler: host}); err != nil {
 		panic(err)
 	}
 	for path := range host {

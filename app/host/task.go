@@ -14,8 +14,9 @@ import (
 // Job is one task for one machine.
 type Job struct {
 	Config
-	Machine ports.Machine
-	Handler func(ports.GuestAPI) ports.Handler // how the service is put on the wire
+	Machine        ports.Machine
+	MachineOptions []byte                             // for the machine, in its own words
+	Handler        func(ports.GuestAPI) ports.Handler // how the service is put on the wire
 
 	Timeout     time.Duration // of the task, from the boot on; 0 is none
 	BootTimeout time.Duration // for the guest's first request; 0 is none
@@ -35,12 +36,13 @@ type Task struct {
 	guest   ports.Guest
 	timeout time.Duration
 	boot    time.Duration
-	kill    func() // once
-	abort   func() // once
-	killed  chan struct{}
-	aborted chan struct{}
+	killed  chan struct{} // closed when the guest is to be asked to end the task
+	aborted chan struct{} // closed by the first Abort
 	done    chan struct{}
 	outcome domain.Outcome // before done is closed it is the watcher's
+
+	mu   sync.Mutex // guards life
+	life domain.Life
 }
 
 // Start boots the machine and watches over the task. ctx bounds the start alone. After an error
@@ -50,7 +52,7 @@ func Start(ctx context.Context, job Job) (*Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	guest, err := job.Machine.Boot(ctx, job.Handler(service))
+	guest, err := job.Machine.Boot(ctx, ports.BootOptions{Handler: job.Handler(service), Options: job.MachineOptions})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("the machine did not start: %w", err), service.Close())
 	}
@@ -63,8 +65,10 @@ func Start(ctx context.Context, job Job) (*Task, error) {
 		aborted: make(chan struct{}),
 		done:    make(chan struct{}),
 	}
-	t.kill = sync.OnceFunc(func() { close(t.killed) })
-	t.abort = sync.OnceFunc(func() { close(t.aborted) })
+	if err := t.life.Start(); err != nil { // a new life can't refuse
+		panic(err)
+	}
+	t.life.Happen(domain.EventStarted)
 	go func() { // ends with the outcome; Close waits for it
 		defer close(t.done)
 		t.outcome = t.watch()
@@ -91,129 +95,60 @@ func (t *Task) Wait(ctx context.Context) (domain.Outcome, error) {
 	}
 }
 
-// Kill has the guest end the task, and doesn't wait: the outcome is StatusKilled, unless the task has
-// ended already. The guest stays up.
-func (t *Task) Kill() { t.kill() }
+// Kill has the guest end the task, and doesn't wait: the outcome is StatusKilled. The guest stays up.
+// Again is nil. ErrSandboxTerminated and ErrSandboxAborted come too late, and change nothing.
+func (t *Task) Kill() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ask, err := t.life.Kill()
+	if ask {
+		close(t.killed)
+	}
+	return err
+}
 
-// Abort gives the task up at once, and doesn't wait: the outcome is StatusAborted, unless the task has
-// ended already. The guest is left to Close.
-func (t *Task) Abort() { t.abort() }
+// Abort gives the task up at once, and doesn't wait: the outcome is StatusAborted. The guest is left to
+// Close. ErrSandboxTerminated and ErrSandboxAborted come too late, and change nothing.
+func (t *Task) Abort() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.life.Abort()
+	if err == nil {
+		close(t.aborted)
+	}
+	return err
+}
+
+// Usable tells whether the guest may be asked for things beside its task: nil, ErrSandboxAborted or
+// ErrSandboxTerminated.
+func (t *Task) Usable() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.life.Usable()
+}
 
 // Close aborts the task if it goes on, stops the guest and releases everything; it returns when
 // nothing is left. Once ctx ends the guest is killed. Any number of times.
 func (t *Task) Close(ctx context.Context) error {
-	t.abort()
+	_ = t.Abort() // too late is fine
 	<-t.done
 	t.service.StopPolls()
 	err := t.guest.Stop(ctx)
 	return errors.Join(err, t.service.Close())
 }
 
-// watch waits for the first thing that ends the task.
-func (t *Task) watch() domain.Outcome {
-	timeout, stop := after(t.timeout)
-	defer stop()
-	boot, stop := after(t.boot)
-	defer stop()
-	called := t.service.Called()
-	for {
-		select {
-		case <-t.service.Settled():
-			return t.settled()
-		case <-t.killed:
-			return t.end(domain.StatusKilled, nil)
-		case <-timeout:
-			return t.end(domain.StatusTimedOut, fmt.Errorf("%w: it had %s", ErrTimedOut, t.timeout))
-		case <-t.aborted:
-			return t.giveUp(domain.StatusAborted, domain.ErrSandboxAborted)
-		case <-t.guest.Done():
-			return t.giveUp(domain.StatusMachineDied, t.machineDied())
-		case <-t.service.Lost():
-			return t.giveUp(domain.StatusGuestLost, domain.ErrGuestLost)
-		case <-called:
-			called, boot = nil, nil
-		case <-boot:
-			return t.giveUp(domain.StatusMachineDied,
-				fmt.Errorf("the guest did not call its host within %s: are guest-tools running in it, and do they reach the metadata address?", t.boot))
-		}
-	}
+// happen notes an event in the task's life.
+func (t *Task) happen(event domain.Event) (ask bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ask = t.life.Happen(event)
+	return ask
 }
 
-// after is a channel that fires after d, or never if d is 0.
-func after(d time.Duration) (<-chan time.Time, func()) {
-	if d <= 0 {
-		return nil, func() {}
-	}
-	timer := time.NewTimer(d)
-	return timer.C, func() { timer.Stop() }
-}
-
-func (t *Task) machineDied() error {
-	if err := t.guest.Err(); err != nil {
-		return fmt.Errorf("the guest's machine ended before the task did: %w", err)
-	}
-	return errors.New("the guest's machine ended before the task did")
-}
-
-// settled is the outcome that the guest reported.
-func (t *Task) settled() domain.Outcome {
-	outcome, err := t.service.Outcome(context.Background())
-	if err != nil { // only a closed service, and Close waits for us
-		return t.closed(domain.StatusAborted, err)
-	}
-	return outcome
-}
-
-// giveUp ends a task whose guest has nothing more to say. A result that it reported before counts: the
-// log's end is then close.
-func (t *Task) giveUp(status domain.Status, err error) domain.Outcome {
-	if status == domain.StatusAborted || !t.service.Resolved() {
-		return t.closed(status, err)
-	}
-	select {
-	case <-t.service.Settled():
-		return t.settled()
-	case <-t.aborted:
-		return t.closed(domain.StatusAborted, domain.ErrSandboxAborted)
-	}
-}
-
-// end has the guest end its task, and waits for what it then reports. The log goes on until then:
-// what a program says when it is ended is often why.
-func (t *Task) end(status domain.Status, reason error) domain.Outcome {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), killPatience,
-		fmt.Errorf("the guest did not end its task within %s", killPatience))
-	asked := make(chan error, 1)
-	var asking sync.WaitGroup
-	asking.Go(func() { asked <- t.service.Kill(ctx) })
-	defer func() {
-		cancel()
-		asking.Wait()
-	}()
-	var failed error
-	for {
-		select {
-		case <-t.service.Settled():
-			outcome := t.settled()
-			outcome.Status = status
-			outcome.Err = errors.Join(reason, outcome.Err)
-			return outcome
-		case failed = <-asked:
-			asked = nil
-		case <-t.guest.Done():
-			return t.closed(status, errors.Join(reason, t.machineDied()))
-		case <-t.aborted:
-			return t.closed(status, errors.Join(reason, domain.ErrSandboxAborted))
-		case <-ctx.Done():
-			if failed == nil {
-				failed = context.Cause(ctx)
-			}
-			return t.closed(status, errors.Join(reason, failed))
-		}
-	}
-}
-
-// closed is an outcome without a result, with the log as far as it came.
-func (t *Task) closed(status domain.Status, err error) domain.Outcome {
-	return domain.Outcome{Status: status, Log: t.service.CloseLog(), Err: err}
+// status is what the life made of all that happened.
+func (t *Task) status() domain.Status {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	status, _ := t.life.Status()
+	return status
 }

@@ -26,7 +26,7 @@ type machine struct {
 	stopped int
 }
 
-func (m *machine) Boot(context.Context, ports.Handler) (ports.Guest, error) {
+func (m *machine) Boot(context.Context, ports.BootOptions) (ports.Guest, error) {
 	if m.err != nil {
 		return nil, m.err
 	}
@@ -92,6 +92,18 @@ func poller(ctx context.Context, api ports.GuestAPI, kill func()) error {
 
 func report(code int, reason domain.Reason) *domain.Report {
 	return &domain.Report{ExitCode: code, Reason: reason}
+}
+
+func kill(task *host.Task) {
+	if err := task.Kill(); err != nil {
+		panic(err)
+	}
+}
+
+func abort(task *host.Task) {
+	if err := task.Abort(); err != nil {
+		panic(err)
+	}
 }
 
 func TestATaskEndsOnce(t *testing.T) {
@@ -186,7 +198,7 @@ func TestATaskEndsOnce(t *testing.T) {
 					api.Resolve(ctx, domain.Result{Report: report(137, domain.ReasonKilled)})
 				})
 			},
-			act:    (*host.Task).Kill,
+			act:    kill,
 			status: domain.StatusKilled, took: 5 * time.Second, result: true,
 		},
 		{
@@ -196,13 +208,13 @@ func TestATaskEndsOnce(t *testing.T) {
 				poller(ctx, api, cancel)
 				return errors.New("init was killed")
 			},
-			act:    (*host.Task).Kill,
+			act:    kill,
 			status: domain.StatusKilled, words: []string{"init was killed"},
 		},
 		{
 			name:   "aborted",
 			guest:  func(ctx context.Context, _ ports.GuestAPI) error { return stay(ctx) },
-			act:    (*host.Task).Abort,
+			act:    abort,
 			status: domain.StatusAborted, is: []error{domain.ErrSandboxAborted},
 		},
 		{
@@ -212,11 +224,11 @@ func TestATaskEndsOnce(t *testing.T) {
 				return stay(ctx)
 			},
 			act: func(task *host.Task) {
-				task.Kill()
+				kill(task)
 				time.Sleep(time.Second)
-				task.Abort()
+				abort(task)
 			},
-			status: domain.StatusKilled, took: time.Second, is: []error{domain.ErrSandboxAborted},
+			status: domain.StatusAborted, took: time.Second, is: []error{domain.ErrSandboxAborted},
 		},
 	}
 	for _, test := range tests {
@@ -251,8 +263,15 @@ func TestATaskEndsOnce(t *testing.T) {
 				} else if outcome.Err != nil {
 					t.Errorf("the outcome has an error: %v", outcome.Err)
 				}
-				task.Kill() // too late
-				task.Abort()
+				tooLate := domain.ErrSandboxTerminated
+				if test.status == domain.StatusAborted {
+					tooLate = domain.ErrSandboxAborted
+				}
+				for _, err := range []error{task.Kill(), task.Abort(), task.Usable()} {
+					if !errors.Is(err, tooLate) {
+						t.Errorf("after the end: %v, want %v", err, tooLate)
+					}
+				}
 				for range 2 {
 					if err := task.Close(t.Context()); err != nil {
 						t.Error(err)
@@ -300,7 +319,7 @@ func TestTheLogGoesOnWhileATaskIsEnded(t *testing.T) {
 		}
 		defer task.Close(t.Context())
 		synctest.Wait()
-		task.Kill()
+		kill(task)
 		outcome, err := task.Wait(t.Context())
 		if err != nil || outcome.Status != domain.StatusKilled || sink.String() != "last words" || !outcome.Log.Complete() {
 			t.Errorf("outcome %+v, %v, log %q", outcome, err, sink.String())

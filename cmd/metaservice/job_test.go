@@ -30,7 +30,7 @@ type fakeGuest struct {
 	stopped    bool
 }
 
-func (m *fakeMachine) Boot(_ context.Context, handler ports.Handler) (ports.Guest, error) {
+func (m *fakeMachine) Boot(_ context.Context, options ports.BootOptions) (ports.Guest, error) {
 	if m.err != nil {
 		return nil, m.err
 	}
@@ -44,7 +44,7 @@ func (m *fakeMachine) Boot(_ context.Context, handler ports.Handler) (ports.Gues
 		defer close(g.done)
 		m.live(func(method, path, body string) int {
 			answer := httptest.NewRecorder()
-			handler.ServeHTTP(answer, httptest.NewRequestWithContext(ctx, method, path, strings.NewReader(body)))
+			options.Handler.ServeHTTP(answer, httptest.NewRequestWithContext(ctx, method, path, strings.NewReader(body)))
 			return answer.Code
 		}, g.stop)
 	}()

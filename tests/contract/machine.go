@@ -108,7 +108,7 @@ func bootGuest(t *testing.T, machine ports.Machine, host *machineHost) ports.Gue
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), machinePatience)
 	defer cancel()
-	guest, err := machine.Boot(ctx, host)
+	guest, err := machine.Boot(ctx, ports.BootOptions{Handler: host})
 	if err != nil {
 		t.Fatalf("Boot: %v", err)
 	}
@@ -198,7 +198,7 @@ func machineStopMany(t *testing.T, machine ports.Machine) {
 func machineBootEnded(t *testing.T, machine ports.Machine) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	guest, err := machine.Boot(ctx, &machineHost{})
+	guest, err := machine.Boot(ctx, ports.BootOptions{Handler: &machineHost{}})
 	if err == nil {
 		stopGuest(t, context.Background(), guest)
 	}
