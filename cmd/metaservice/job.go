@@ -106,17 +106,17 @@ func (j *job) watch(task *host.Task) domain.Outcome {
 		case <-first:
 			first = nil
 			if !isClosed(task.Service().Called()) { // nobody is there who could end anything
-				task.Abort()
+				_ = task.Abort() // too late is fine, here and below
 				continue
 			}
 			j.tell("%s: ending the task; once more to give it up at once", signalName(j.interrupts.came()))
-			task.Kill()
+			_ = task.Kill()
 		case <-second:
 			second = nil
-			task.Abort()
+			_ = task.Abort()
 		case <-failed:
 			failed = nil
-			task.Kill()
+			_ = task.Kill()
 		}
 	}
 }
@@ -133,7 +133,10 @@ func isClosed(c <-chan struct{}) bool {
 // collect fetches the artifacts one after the other: each uses the whole line.
 func (j *job) collect(e *ended, task *host.Task) {
 	switch e.outcome.Status {
-	case domain.StatusAborted, domain.StatusGuestLost, domain.StatusMachineDied:
+	case domain.StatusAborted:
+		j.skip(e, errInterrupted)
+		return
+	case domain.StatusGuestLost, domain.StatusMachineDied:
 		j.skip(e, errors.New("there is no guest any more to fetch it from"))
 		return
 	}
