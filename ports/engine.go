@@ -64,6 +64,8 @@ type SandboxBuilder interface {
 	// its result. ErrNamingConflict for a name that is taken or reserved, domain.ErrInvalidProxyName for
 	// what can't be one.
 	AttachProxy(name string, handler http.Handler) error
+	// Artifacts are the paths that the payload asks the worker to keep, files or folders.
+	Artifacts() []string
 	// StartSandbox boots the machine. ctx bounds the start alone. After an error all is released, the
 	// builder's place too.
 	StartSandbox(ctx context.Context) (Sandbox, error)
@@ -193,6 +195,9 @@ type SandboxBuilderBase struct{}
 func (SandboxBuilderBase) SetEnvironmentVariable(string, string) error {
 	return domain.ErrFeatureNotSupported
 }
+
+// Artifacts are none.
+func (SandboxBuilderBase) Artifacts() []string { return nil }
 
 // AttachProxy is not supported.
 func (SandboxBuilderBase) AttachProxy(string, http.Handler) error {

@@ -27,6 +27,16 @@ type BootOptions struct {
 	Options []byte
 }
 
+// MachineWithOptions is a Machine that a task may ask for something.
+type MachineWithOptions interface {
+	Machine
+	// CheckOptions tells what of them can't be, before anything is started: a *MalformedPayloadError as
+	// in BootOptions.
+	CheckOptions(options []byte) error
+	// OptionsSchema is their JSON Schema.
+	OptionsSchema() []byte
+}
+
 // NoMachineOptions is Boot's check for a machine that has no options.
 func NoMachineOptions(options []byte) error {
 	switch string(options) {

@@ -102,24 +102,40 @@ func (c *collection) collect(ctx context.Context, wanted Wanted) error {
 // folder fetches several files at a time.
 func (c *collection) folder(ctx context.Context, files []domain.ListedFile, folder ports.Folder) {
 	c.advance(func(p *Progress) { p.Total = len(files) })
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	tried := eachFile(ctx, files, func(file domain.ListedFile) {
+		c.fetch(ctx, file.Path, folder.File(file.Relative))
+		if c.hopeless() {
+			giveUp()
+		}
+	})
+	if tried < len(files) {
+		c.untried = fmt.Errorf("%d of %d files were not tried", len(files)-tried, len(files))
+	}
+}
+
+// eachFile calls f with each file, several at a time, until ctx ends, and tells for how many it did.
+func eachFile(ctx context.Context, files []domain.ListedFile, f func(domain.ListedFile)) (tried int) {
 	todo := make(chan domain.ListedFile)
 	var workers sync.WaitGroup
 	for range min(collectors, len(files)) {
 		workers.Go(func() {
 			for file := range todo {
-				c.fetch(ctx, file.Path, folder.File(file.Relative))
+				f(file)
 			}
 		})
 	}
-	for i, file := range files {
-		if ctx.Err() != nil || c.hopeless() {
-			c.untried = fmt.Errorf("%d of %d files were not tried", len(files)-i, len(files))
+	for _, file := range files {
+		if ctx.Err() != nil {
 			break
 		}
 		todo <- file
+		tried++
 	}
 	close(todo)
 	workers.Wait()
+	return tried
 }
 
 func (c *collection) fetch(ctx context.Context, path string, storage ports.Storage) {

@@ -150,6 +150,7 @@ func (s *Service) Resolve(_ context.Context, result domain.Result) error {
 	defer s.mu.Unlock()
 	first, err := s.resolution.Resolve(result)
 	if first {
+		close(s.over)
 		s.spawn(s.settle)
 	}
 	return err

@@ -39,6 +39,7 @@ type Service struct {
 	close      context.CancelCauseFunc
 	stopPolls  func()         // once
 	polling    chan struct{}  // closed when polls are stopped
+	over       chan struct{}  // closed when the guest has reported a result
 	settled    chan struct{}  // closed when outcome is there
 	called     chan struct{}  // closed at the guest's first request
 	lost       chan struct{}  // closed when the guest is lost
@@ -93,6 +94,7 @@ func New(config Config) (*Service, error) {
 		log:      config.Logger,
 		resolved: config.Resolved,
 		polling:  make(chan struct{}),
+		over:     make(chan struct{}),
 		settled:  make(chan struct{}),
 		called:   make(chan struct{}),
 		lost:     make(chan struct{}),
@@ -116,6 +118,9 @@ func (s *Service) Called() <-chan struct{} { return s.called }
 // Lost is closed when a guest that has polled fell silent for Limits.Silence. It stays closed even if
 // the guest comes back.
 func (s *Service) Lost() <-chan struct{} { return s.lost }
+
+// Over implements ports.GuestAPI.
+func (s *Service) Over() <-chan struct{} { return s.over }
 
 // Settled is closed when the guest has reported a result and the log has ended: Outcome is final.
 func (s *Service) Settled() <-chan struct{} { return s.settled }

@@ -1,0 +1,201 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
+)
+
+// Sandbox is a task that was started by an Engine: a ports.Sandbox.
+type Sandbox struct {
+	ports.SandboxBase
+	engine   *Engine
+	task     *Task
+	dispose  func()        // once: it is not needed any more
+	disposed chan struct{} // closed by dispose
+	released chan struct{} // closed when nothing of it is left, and relErr is set
+	relErr   error
+}
+
+// newSandbox takes a started task over. One goroutine sees to it that it is released, once, whatever
+// ends it.
+func newSandbox(e *Engine, task *Task) *Sandbox {
+	s := &Sandbox{
+		engine:   e,
+		task:     task,
+		disposed: make(chan struct{}),
+		released: make(chan struct{}),
+	}
+	s.dispose = sync.OnceFunc(func() { close(s.disposed) })
+	e.keep(s)
+	go s.release() // ends when nothing of the sandbox is left; Engine.Dispose waits for it
+	return s
+}
+
+// release waits until nobody needs the guest any more, and ends it.
+func (s *Sandbox) release() {
+	defer s.engine.running.Done()
+	defer close(s.released)
+	select {
+	case <-s.task.Done():
+	case <-s.engine.closing.Done():
+		_ = s.task.Abort() // too late is fine
+		<-s.task.Done()
+	}
+	if s.hasGuest() {
+		select {
+		case <-s.disposed:
+		case <-s.engine.closing.Done():
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.engine.config.StopTimeout)
+	defer cancel()
+	s.relErr = s.task.Close(ctx)
+	if s.relErr != nil {
+		s.engine.config.Logger.Error("a sandbox could not be released whole", "error", s.relErr)
+	}
+	s.engine.released(s)
+}
+
+// hasGuest tells whether the task, which has ended, has left a guest that can be asked for files.
+func (s *Sandbox) hasGuest() bool {
+	switch s.task.outcome.Status {
+	case domain.StatusAborted, domain.StatusGuestLost, domain.StatusMachineDied:
+		return false
+	}
+	return true
+}
+
+// WaitForResult implements ports.Sandbox.
+func (s *Sandbox) WaitForResult(ctx context.Context) (ports.ResultSet, error) {
+	outcome, err := s.task.Wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !s.hasGuest() {
+		select {
+		case <-s.released:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		if outcome.Status == domain.StatusAborted {
+			return nil, domain.ErrSandboxAborted
+		}
+		return nil, &ports.OutcomeError{Outcome: outcome}
+	}
+	select {
+	case <-s.disposed:
+		return nil, domain.ErrSandboxTerminated
+	case <-s.released: // by the engine's end
+		return nil, domain.ErrSandboxTerminated
+	default:
+		return &resultSet{sandbox: s}, nil
+	}
+}
+
+// NewShell implements ports.Sandbox. This version has no shells.
+func (s *Sandbox) NewShell(context.Context, []string, bool) (ports.Shell, error) {
+	if err := s.task.Usable(); err != nil {
+		return nil, err
+	}
+	return nil, domain.ErrFeatureNotSupported
+}
+
+// Kill implements ports.Sandbox.
+func (s *Sandbox) Kill() error { return s.task.Kill() }
+
+// Abort implements ports.Sandbox.
+func (s *Sandbox) Abort() error {
+	err := s.task.Abort()
+	if err != nil && !errors.Is(err, domain.ErrSandboxAborted) {
+		return err
+	}
+	<-s.released // bounded by the engine's StopTimeout
+	return errors.Join(err, s.relErr)
+}
+
+// resultSet is a sandbox's end whose guest is there.
+type resultSet struct {
+	ports.ResultSetBase
+	sandbox *Sandbox
+}
+
+func (r *resultSet) Outcome() domain.Outcome { return r.sandbox.task.outcome }
+
+func (r *resultSet) Success() bool { return r.Outcome().Succeeded() }
+
+// usable is nil until Dispose.
+func (r *resultSet) usable() error {
+	select {
+	case <-r.sandbox.disposed:
+		return domain.ErrSandboxTerminated
+	case <-r.sandbox.released:
+		return domain.ErrSandboxTerminated
+	default:
+		return nil
+	}
+}
+
+func (r *resultSet) ExtractFile(ctx context.Context, path string) (io.ReadSeekCloser, error) {
+	if err := r.usable(); err != nil {
+		return nil, err
+	}
+	return r.sandbox.task.service.Fetch(ctx, path, r.sandbox.engine.config.Storage)
+}
+
+func (r *resultSet) ExtractFolder(ctx context.Context, path string, handler ports.FileHandler) error {
+	if err := r.usable(); err != nil {
+		return err
+	}
+	listing, err := r.sandbox.task.service.List(ctx, path)
+	if err != nil {
+		return err
+	}
+	if listing.IsFile() {
+		return fmt.Errorf("%w: %s is a file, not a folder", domain.ErrResourceNotFound, domain.Quote(path))
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	eachFile(ctx, listing.Files, func(file domain.ListedFile) {
+		if err := r.extract(ctx, file, handler); err != nil {
+			stop(err) // the first counts
+		}
+	})
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if listing.Refused > 0 {
+		return fmt.Errorf("%w: %d names in %s can't be kept: %w", domain.ErrNonFatalInternalError,
+			listing.Refused, domain.Quote(path), errors.Join(listing.Reasons...))
+	}
+	return nil
+}
+
+func (r *resultSet) extract(ctx context.Context, listed domain.ListedFile, handler ports.FileHandler) error {
+	file, err := r.sandbox.task.service.Fetch(ctx, listed.Path, r.sandbox.engine.config.Storage)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if err := handler(listed.Relative, file); err != nil {
+		return fmt.Errorf("%w: %w", domain.ErrHandlerInterrupt, err)
+	}
+	return nil
+}
+
+// Dispose implements ports.ResultSet.
+func (r *resultSet) Dispose() error {
+	r.sandbox.dispose()
+	<-r.sandbox.released // bounded by the engine's StopTimeout
+	return r.sandbox.relErr
+}
+
+var (
+	_ ports.Sandbox   = (*Sandbox)(nil)
+	_ ports.ResultSet = (*resultSet)(nil)
+)
