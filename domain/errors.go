@@ -66,6 +66,8 @@ var (
 	ErrUnknownAction = errors.New("no such action is waiting for a reply: it is unknown, timed out or already answered")
 	// ErrConflict is a result, an execute or a log that comes after the task was resolved otherwise.
 	ErrConflict = errors.New("the task is already resolved")
+	// ErrTooMany is one request too many at once; the guest may try again later.
+	ErrTooMany = errors.New("too many requests of this kind at once")
 	// ErrLog is a log sink that failed.
 	ErrLog = errors.New("the log could not be written")
 )

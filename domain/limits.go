@@ -9,6 +9,7 @@ import (
 // Limits bounds what a guest can make its host do. The zero value of a field means its default.
 type Limits struct {
 	ArtifactBytes int64 // of one artifact; default 64 GiB
+	FolderBytes   int64 // of all files of one folder that is brought out; default 256 GiB
 	ListEntries   int64 // names in one folder's list; default 1,000,000
 	ListBytes     int64 // of one folder's list on the wire; default 256 MiB
 	LogBytes      int64 // of a task's log; default 1 GiB. What comes after is dropped, and told in the result
@@ -26,6 +27,7 @@ type Limits struct {
 
 	Actions int // waiting at once, for a poll or a reply; default 4,096
 	Polls   int // parked at once; default 16. One more ends the oldest
+	Logs    int // log bodies open at once; default 64. One more is refused, and may be tried again
 
 	Tries int // of one action; default 3
 }
@@ -34,6 +36,7 @@ type Limits struct {
 func Defaults() Limits {
 	return Limits{
 		ArtifactBytes: 64 << 30,
+		FolderBytes:   256 << 30,
 		ListEntries:   1_000_000,
 		ListBytes:     256 << 20,
 		LogBytes:      1 << 30,
@@ -46,6 +49,7 @@ func Defaults() Limits {
 		LogEnd:        10 * time.Second,
 		Actions:       4096,
 		Polls:         16,
+		Logs:          64,
 		Tries:         3,
 	}
 }
@@ -62,6 +66,7 @@ func (l Limits) WithDefaults() (Limits, error) {
 	var errs []error
 	errs = append(errs,
 		fill("ArtifactBytes", &l.ArtifactBytes, d.ArtifactBytes),
+		fill("FolderBytes", &l.FolderBytes, d.FolderBytes),
 		fill("ListEntries", &l.ListEntries, d.ListEntries),
 		fill("ListBytes", &l.ListBytes, d.ListBytes),
 		fill("LogBytes", &l.LogBytes, d.LogBytes),
@@ -74,6 +79,7 @@ func (l Limits) WithDefaults() (Limits, error) {
 		fill("LogEnd", &l.LogEnd, d.LogEnd),
 		fill("Actions", &l.Actions, d.Actions),
 		fill("Polls", &l.Polls, d.Polls),
+		fill("Logs", &l.Logs, d.Logs),
 		fill("Tries", &l.Tries, d.Tries),
 	)
 	if l.Hold > MaxHold {

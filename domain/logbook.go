@@ -12,10 +12,17 @@ type LogBook struct {
 	bytes  int64
 	cut    int64
 	open   int
-	broken []error
+	broken []brokenLog
+	others int // reasons beyond those that are kept
 }
 
-// maxBroken is how many reasons of broken log bodies are kept; the rest are alike.
+// brokenLog is a reason for which the log is not whole, and how often it came.
+type brokenLog struct {
+	err   error
+	times int
+}
+
+// maxBroken is how many different reasons of broken log bodies are kept.
 const maxBroken = 8
 
 // NewLogBook allows limit bytes; 0 allows any number.
@@ -46,9 +53,35 @@ func (l *LogBook) End(err error) {
 
 // Fail notes a reason for which the log is not whole.
 func (l *LogBook) Fail(err error) {
-	if err != nil && len(l.broken) < maxBroken {
-		l.broken = append(l.broken, err)
+	if err == nil {
+		return
 	}
+	for i := range l.broken {
+		if l.broken[i].err.Error() == err.Error() {
+			l.broken[i].times++
+			return
+		}
+	}
+	if len(l.broken) == maxBroken {
+		l.others++
+		return
+	}
+	l.broken = append(l.broken, brokenLog{err: err, times: 1})
+}
+
+// reasons tells all that came, each once.
+func (l *LogBook) reasons() error {
+	var errs []error
+	for _, b := range l.broken {
+		if b.times > 1 {
+			b.err = fmt.Errorf("%w (%d times)", b.err, b.times)
+		}
+		errs = append(errs, b.err)
+	}
+	if l.others > 0 {
+		errs = append(errs, fmt.Errorf("and %d more reasons", l.others))
+	}
+	return errors.Join(errs...)
 }
 
 // Open is how many log bodies are being received.
@@ -56,7 +89,7 @@ func (l *LogBook) Open() int { return l.open }
 
 // Summary is the account as it stands. Bodies still open count as incomplete.
 func (l *LogBook) Summary() LogSummary {
-	s := LogSummary{Bytes: l.bytes, Cut: l.cut, Broken: errors.Join(l.broken...)}
+	s := LogSummary{Bytes: l.bytes, Cut: l.cut, Broken: l.reasons()}
 	if l.open > 0 {
 		s.Broken = errors.Join(s.Broken, fmt.Errorf("%d log bodies had not ended when the log was closed", l.open))
 	}

@@ -101,8 +101,20 @@ func TestLogBookKeepsFewReasons(t *testing.T) {
 		book.End(fmt.Errorf("reason %d", i))
 	}
 	lines := strings.Split(book.Summary().Broken.Error(), "\n")
-	if len(lines) != 8 || lines[0] != "reason 0" || lines[7] != "reason 7" {
+	if len(lines) != 9 || lines[0] != "reason 0" || lines[7] != "reason 7" || lines[8] != "and 992 more reasons" {
 		t.Errorf("it keeps %q", lines)
+	}
+}
+
+func TestLogBookTellsTheSameReasonOnce(t *testing.T) {
+	book := domain.NewLogBook(0)
+	for range 1000 {
+		book.Begin()
+		book.End(fmt.Errorf("%w: full", domain.ErrLog))
+	}
+	broken := book.Summary().Broken
+	if !errors.Is(broken, domain.ErrLog) || strings.Count(broken.Error(), "full") != 1 || !strings.Contains(broken.Error(), "1000 times") {
+		t.Errorf("it tells %v", broken)
 	}
 }
 

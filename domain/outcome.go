@@ -45,6 +45,10 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // ErrLogIncomplete is a task whose guest reported a result, but part of whose log never came.
 var ErrLogIncomplete = errors.New("log incomplete")
 
+// ErrForeignResult is a result from a guest that never asked this host what to run: it may be the
+// result of another host's task, at the same address before.
+var ErrForeignResult = errors.New("the guest reported a result, but never asked this host what to run")
+
 // Outcome is how a task ended, with all that is known of it.
 type Outcome struct {
 	Status Status

@@ -96,7 +96,11 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		limitBody(w, refusedBody)
 	}
 	if refusal.Code == domain.CodeInternalError {
-		h.log.Error("a guest's request failed", "endpoint", r.Pattern, "error", err)
+		// The app tells whoever can act on it; a guest could repeat this without end.
+		h.log.Debug("a guest's request failed", "endpoint", r.Pattern, "error", err)
+	}
+	if refusal.Code == domain.CodeTooManyRequests {
+		w.Header().Set("Retry-After", "1")
 	}
 	respond(w, wire.Status(refusal.Code), wire.EncodeError(refusal))
 }
@@ -160,8 +164,13 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) appendLog(w http.ResponseWriter, r *http.Request) {
-	if err := h.api.Log(r.Context(), r.Body); err != nil {
+	err := h.api.Log(r.Context(), r.Body)
+	switch {
+	case err == nil:
+	case errors.Is(err, domain.ErrLog), errors.Is(err, domain.ErrConflict), errors.Is(err, domain.ErrTooMany):
 		h.refuse(w, r, err)
+	default: // the body broke off: there is nobody to answer
+		panic(http.ErrAbortHandler)
 	}
 }
 

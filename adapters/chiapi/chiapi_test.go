@@ -3,6 +3,7 @@ package chiapi_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -340,7 +341,7 @@ func (r records) Handle(_ context.Context, record slog.Record) error {
 func TestTheHostsFailuresAreLoggedAndNotTold(t *testing.T) {
 	s, _ := newService(t, nil)
 	var logged []string
-	disk := &fs.PathError{Op: "write", Path: "/secret/log", Err: errors.New("no space left")}
+	disk := fmt.Errorf("%w: %w", domain.ErrLog, &fs.PathError{Op: "write", Path: "/secret/log", Err: errors.New("no space left")})
 	h := chiapi.New(fake{GuestAPI: s, log: func(context.Context, io.Reader) error { return disk }},
 		slog.New(records{messages: &logged}))
 	message := ask(t, h, "POST", wire.PathLog, "text").refused(t, "log", domain.CodeInternalError)

@@ -43,6 +43,7 @@ var refusals = []struct {
 	{domain.ErrConflict, domain.CodeResourceConflict},
 	{domain.ErrStorage, domain.CodeInternalError},
 	{domain.ErrLog, domain.CodeInternalError},
+	{domain.ErrTooMany, domain.CodeTooManyRequests},
 	{domain.ErrInvalidReply, domain.CodeInvalidPayload},
 	{domain.ErrBrokenReply, domain.CodeInvalidPayload},
 	{domain.ErrSlowReply, domain.CodeInvalidPayload},

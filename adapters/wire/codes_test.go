@@ -54,6 +54,7 @@ func TestEachErrorReachesTheGuest(t *testing.T) {
 		domain.ErrConflict:      domain.CodeResourceConflict,
 		domain.ErrStorage:       domain.CodeInternalError,
 		domain.ErrLog:           domain.CodeInternalError,
+		domain.ErrTooMany:       domain.CodeTooManyRequests,
 		domain.ErrInvalidReply:  domain.CodeInvalidPayload,
 		domain.ErrBrokenReply:   domain.CodeInvalidPayload,
 		domain.ErrSlowReply:     domain.CodeInvalidPayload,

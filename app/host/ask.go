@@ -119,9 +119,9 @@ func (s *Service) persist(ctx context.Context, what string, try func() error) er
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
-			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+			return fmt.Errorf("%s: %w", what, after(context.Cause(ctx), failed))
 		case s.closing.Err() != nil:
-			return fmt.Errorf("%s: %w", what, context.Cause(s.closing))
+			return fmt.Errorf("%s: %w", what, after(context.Cause(s.closing), failed))
 		case errors.Is(err, domain.ErrResourceNotFound), errors.Is(err, domain.ErrInvalidAction):
 			return fmt.Errorf("%s: %w", what, err)
 		case isFinal(err):
@@ -135,6 +135,14 @@ func (s *Service) persist(ctx context.Context, what string, try func() error) er
 		}
 	}
 	return fmt.Errorf("%w: %s failed %d times: %w", domain.ErrNonFatalInternalError, what, s.limits.Tries, failed)
+}
+
+// after is an end, with what had failed before it.
+func after(end, failed error) error {
+	if failed == nil {
+		return end
+	}
+	return fmt.Errorf("%w, after %w", end, failed)
 }
 
 // isFinal tells whether another try would only fail the same way.

@@ -25,6 +25,7 @@ type Collected struct {
 	Files   int   // brought out, whole
 	Bytes   int64 // in them
 	Refused int   // names in the folder that can't be kept
+	Missing bool  // the guest has nothing at this path
 	Err     error // nil if all of it is there
 }
 
@@ -39,7 +40,7 @@ type Progress struct {
 
 const (
 	collectors  = 8  // files fetched at a time: round trips overlap, and no disk is flooded
-	maxFailures = 16 // in a row, after which the rest of a folder isn't tried
+	maxFailures = 16 // in a row, other than of files that aren't there, after which the rest of a folder isn't tried
 	keepErrors  = 8  // errors that are described
 )
 
@@ -76,6 +77,7 @@ type collection struct {
 func (c *collection) collect(ctx context.Context, wanted Wanted) error {
 	listing, err := c.service.List(ctx, wanted.Path)
 	if err != nil {
+		c.result.Missing = errors.Is(err, domain.ErrResourceNotFound)
 		return err
 	}
 	c.result.Refused = listing.Refused
@@ -156,11 +158,14 @@ func (c *collection) fetch(ctx context.Context, path string, storage ports.Stora
 	c.advance(func(p *Progress) { p.Files++ })
 }
 
+// fail notes an error. A file that isn't there, or can't be opened, says nothing about the others.
 func (c *collection) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.failures++
-	c.inARow++
+	if !errors.Is(err, domain.ErrResourceNotFound) {
+		c.inARow++
+	}
 	if len(c.errs) < keepErrors {
 		c.errs = append(c.errs, err)
 	}
@@ -181,6 +186,17 @@ func (c *collection) advance(change func(*Progress)) {
 	}
 }
 
+// room tells whether so many bytes more are within the limit on all of a folder.
+func (c *collection) room(n int64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if most := c.service.limits.FolderBytes; !c.result.IsFile && c.progress.Bytes+n > most {
+		c.inARow = maxFailures // the others would only fail the same way
+		return &domain.LimitError{Limit: "FolderBytes", Max: most, Unit: "bytes"}
+	}
+	return nil
+}
+
 // countedStorage counts what is stored. It serves one Fetch, whose tries follow each other.
 type countedStorage struct {
 	ports.Storage
@@ -189,6 +205,9 @@ type countedStorage struct {
 }
 
 func (s *countedStorage) Create(size int64) (ports.Upload, error) {
+	if err := s.c.room(max(size, 0)); err != nil {
+		return nil, err
+	}
 	upload, err := s.Storage.Create(size)
 	if err != nil {
 		return nil, err
@@ -209,6 +228,9 @@ type countedUpload struct {
 }
 
 func (u countedUpload) Write(p []byte) (int, error) {
+	if err := u.s.c.room(int64(len(p))); err != nil {
+		return 0, err
+	}
 	n, err := u.Upload.Write(p)
 	u.s.bytes += int64(n)
 	u.s.c.advance(func(p *Progress) { p.Bytes += int64(n) })

@@ -22,6 +22,10 @@ func (s *Service) Log(ctx context.Context, body io.Reader) error {
 		s.mu.Unlock()
 		return fmt.Errorf("%w: its log is closed", domain.ErrConflict)
 	}
+	if s.book.Open() >= s.limits.Logs {
+		s.mu.Unlock()
+		return fmt.Errorf("%w: %d log bodies are open", domain.ErrTooMany, s.limits.Logs)
+	}
 	s.book.Begin()
 	s.mu.Unlock()
 	err := s.copyLog(ctx, body)
@@ -30,11 +34,11 @@ func (s *Service) Log(ctx context.Context, body io.Reader) error {
 }
 
 func (s *Service) logEnded(err error) {
-	if err != nil {
-		s.log.Warn("a log body is incomplete", "error", err)
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err != nil && s.brokenLogs.again() {
+		s.log.Warn("a log body is incomplete", "error", err, "time", s.brokenLogs)
+	}
 	s.book.End(err)
 	if s.book.Open() == 0 && s.logsEnded != nil {
 		close(s.logsEnded)
@@ -163,6 +167,10 @@ func (s *Service) settle() {
 	s.mu.Lock()
 	result, _ := s.resolution.Result()
 	s.outcome = domain.Resolved(result, summary)
+	if s.bootID != "" && !s.executed { // version 1 has no way to tell
+		s.outcome.Status = domain.StatusFailed
+		s.outcome.Err = errors.Join(domain.ErrForeignResult, s.outcome.Err)
+	}
 	outcome := s.outcome
 	s.mu.Unlock()
 	close(s.settled)

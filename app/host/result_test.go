@@ -329,6 +329,63 @@ func TestASinkThatBlocksHoldsOnlyTheLogUp(t *testing.T) {
 }
 
 // Several logs at once: each chunk is written whole.
+func TestTooManyLogsAtOnceAreRefusedAndHarmNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, func(c *host.Config) { c.Limits.Logs = 2 })
+		ended := make(chan error, 2)
+		logs := []*body{newBody(), newBody()}
+		for _, log := range logs {
+			go func() { ended <- s.Log(t.Context(), log) }()
+		}
+		synctest.Wait()
+		if err := s.Log(t.Context(), text("one more")); !errors.Is(err, domain.ErrTooMany) {
+			t.Errorf("the third log: %v", err)
+		}
+		for _, log := range logs {
+			log.end <- io.EOF
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+		if err := s.Log(t.Context(), text("now")); err != nil {
+			t.Errorf("a log after the others: %v", err)
+		}
+		if err := s.Resolve(t.Context(), domain.Result{Success: true}); err != nil {
+			t.Error(err)
+		}
+		if outcome, err := s.Outcome(t.Context()); err != nil || !outcome.Succeeded() || outcome.Log.Bytes != 3 {
+			t.Errorf("outcome %+v, %v", outcome, err)
+		}
+	})
+}
+
+// A host that was restarted with another task must not take the old one's success for its own.
+func TestAResultOfAGuestThatNeverAskedWhatToRunIsNoSuccess(t *testing.T) {
+	for _, asks := range []bool{true, false} {
+		var callback told
+		s := newService(t, func(c *host.Config) { c.Resolved = callback.tell })
+		if _, err := s.Hello(t.Context(), domain.Hello{BootID: "1"}); err != nil {
+			t.Fatal(err)
+		}
+		if asks {
+			if _, err := s.Execute(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Resolve(t.Context(), domain.Result{Success: true}); err != nil {
+			t.Error(err)
+		}
+		outcome, err := s.Outcome(t.Context())
+		if err != nil || outcome.Succeeded() != asks || errors.Is(outcome.Err, domain.ErrForeignResult) == asks {
+			t.Errorf("asked what to run: %v: %+v, %v", asks, outcome, err)
+		}
+		s.Close()
+		if got := callback.all(); len(got) != 1 || got[0].Succeeded() != asks {
+			t.Errorf("asked what to run: %v: told %+v", asks, got)
+		}
+	}
+}
+
 func TestLogsAreNotMixedWithinAChunk(t *testing.T) {
 	var sink chunks
 	s := newService(t, func(c *host.Config) { c.Log = &sink })

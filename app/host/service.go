@@ -62,6 +62,9 @@ type Service struct {
 	outcome    domain.Outcome
 	features   domain.Features
 	bootID     string
+	executed   bool // the guest has asked what to run
+	hellos     seldom
+	brokenLogs seldom
 	isClosed   bool
 }
 
@@ -283,14 +286,16 @@ func (s *Service) Hello(_ context.Context, hello domain.Hello) (domain.Features,
 		return nil, err
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	rebooted := s.bootID != "" && s.bootID != hello.BootID
 	s.bootID = hello.BootID
 	s.features = offered.Both(hello.Features)
-	s.mu.Unlock()
-	if rebooted {
-		s.log.Warn("the guest has rebooted", "hello", hello)
-	} else {
-		s.log.Info("the guest says hello", "hello", hello)
+	switch {
+	case !s.hellos.again():
+	case rebooted:
+		s.log.Warn("the guest has rebooted", "hello", hello, "time", s.hellos)
+	default:
+		s.log.Info("the guest says hello", "hello", hello, "time", s.hellos)
 	}
 	return offered, nil
 }
@@ -305,9 +310,12 @@ func (s *Service) Features() domain.Features {
 // Execute implements ports.GuestAPI.
 func (s *Service) Execute(context.Context) (domain.Execute, error) {
 	defer s.request(false)()
-	if s.Resolved() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, resolved := s.resolution.Result(); resolved {
 		return domain.Execute{}, domain.ErrConflict
 	}
+	s.executed = true
 	return s.execute, nil
 }
 

@@ -391,6 +391,8 @@ func TestCollect(t *testing.T) {
 		content map[string]string
 		path    string
 		bad     string
+		full    bool  // the disk is
+		limit   int64 // on a folder
 		want    host.Collected
 		is      []error
 		words   []string
@@ -411,22 +413,36 @@ func TestCollect(t *testing.T) {
 			name: "refused names", path: "/f", content: map[string]string{"/f/a": "1", "/f/../b": "22"},
 			want: host.Collected{Files: 1, Bytes: 1, Refused: 1}, is: []error{domain.ErrRefusedName}, words: []string{"1 names"},
 		},
-		{name: "hopeless", path: "/gone", content: gone, is: []error{domain.ErrResourceNotFound}, words: []string{"were not tried"}},
+		{name: "all vanished", path: "/gone", content: gone, is: []error{domain.ErrResourceNotFound}, words: []string{"and 92 more"}},
+		{name: "hopeless", path: "/many", full: true, content: many, is: []error{domain.ErrStorage}, words: []string{"were not tried"}},
+		{
+			name: "over the limit on folders", path: "/many", limit: 100, content: many,
+			is: []error{domain.ErrNonFatalInternalError}, words: []string{"100 bytes", "FolderBytes", "were not tried"},
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newService(t, func(c *host.Config) { c.Logger = nil })
+				s := newService(t, func(c *host.Config) { c.Limits.FolderBytes = test.limit })
 				for range 4 {
 					go files(s, test.content)(t)
 				}
 				target := &folder{bad: test.bad}
+				if test.full {
+					target.write = errors.New("no space left on device")
+				}
 				var last host.Progress
 				got := s.Collect(t.Context(), host.Wanted{
 					Path:   test.path,
 					File:   func() (ports.Storage, error) { return &target.memory, nil },
 					Folder: func() (ports.Folder, error) { return target, nil },
 				}, func(p host.Progress) { last = p })
+				if test.limit > 0 && got.Bytes <= test.limit && got.Files > 0 { // which files come first is open
+					test.want, last = got, host.Progress{Bytes: got.Bytes, Files: got.Files}
+				}
+				if got.Missing != (test.name == "missing") {
+					t.Errorf("missing: %v", got.Missing)
+				}
 				if got.Path != test.path || got.IsFile != test.want.IsFile || got.Files != test.want.Files ||
 					got.Bytes != test.want.Bytes || got.Refused != test.want.Refused {
 					t.Errorf("collected %+v, want %+v", got, test.want)
@@ -436,7 +452,7 @@ func TestCollect(t *testing.T) {
 				} else if got.Err != nil {
 					t.Error(got.Err)
 				}
-				if last.Bytes != test.want.Bytes || last.Files != test.want.Files {
+				if !test.full && last.Bytes != test.want.Bytes || last.Files != test.want.Files {
 					t.Errorf("the last progress was %+v", last)
 				}
 				if target.left() != 0 {

@@ -25,9 +25,9 @@ type watcher struct {
 func (t *Task) watch() domain.Outcome {
 	w := &watcher{Task: t}
 	defer w.stop()
-	timeout, stop := after(t.timeout)
+	timeout, stop := timerFor(t.timeout)
 	defer stop()
-	boot, stop := after(t.boot)
+	boot, stop := timerFor(t.boot)
 	defer stop()
 	called, killed := t.service.Called(), t.killed
 	for {
@@ -66,8 +66,8 @@ func (t *Task) watch() domain.Outcome {
 	}
 }
 
-// after is a channel that fires after d, or never if d is 0.
-func after(d time.Duration) (<-chan time.Time, func()) {
+// timerFor is a channel that fires after d, or never if d is 0.
+func timerFor(d time.Duration) (<-chan time.Time, func()) {
 	if d <= 0 {
 		return nil, func() {}
 	}
