@@ -21,6 +21,7 @@ const (
 	HeaderTimeout = 5 * time.Second  // for a request's headers to come
 	IdleTimeout   = 75 * time.Second // of a connection between requests
 	HeaderBytes   = 16 << 10         // of a request's headers
+	Connections   = 512              // at once; one more is closed
 )
 
 // joinGrace is how long Serve waits at its end for handlers that don't end with their connection.
@@ -42,6 +43,7 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 		IdleTimeout:       IdleTimeout,
 		MaxHeaderBytes:    HeaderBytes,
 		ConnContext:       connContext,
+		ConnState:         (&crowd{most: Connections}).count,
 		ErrorLog:          slog.NewLogLogger(quoting{logger.Handler()}, slog.LevelWarn),
 	}
 	answered := make(chan struct{})
@@ -128,6 +130,34 @@ func (g *gate) close() {
 func (g *gate) checkEmpty() {
 	if g.closing && g.inside == 0 {
 		close(g.empty)
+	}
+}
+
+// crowd closes the connections that are too many. It wraps none: their own type is what sendfile and the
+// look at a socket need.
+type crowd struct {
+	most int
+
+	mu  sync.Mutex // guards what follows
+	all map[net.Conn]struct{}
+}
+
+// count is http.Server.ConnState.
+func (c *crowd) count(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		if len(c.all) >= c.most {
+			conn.Close() // it was never counted, so its end doesn't count either
+			return
+		}
+		if c.all == nil {
+			c.all = make(map[net.Conn]struct{})
+		}
+		c.all[conn] = struct{}{}
+	case http.StateClosed, http.StateHijacked:
+		delete(c.all, conn)
 	}
 }
 

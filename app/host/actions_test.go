@@ -337,6 +337,27 @@ func TestABodyWithoutDeadlinesFreesTheCaller(t *testing.T) {
 	})
 }
 
+// And a file that comes whole after all, when nobody waits for it any more, is not left behind.
+func TestAFileThatComesTooLateIsDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{}
+		s := newService(t, func(c *host.Config) { c.Limits.Tries = 1 })
+		got := fetch(t.Context(), s, m)
+		b := newBody()
+		id := take(t, s).ID()
+		replied := make(chan error, 1)
+		go func() { replied <- s.Artifact(t.Context(), id, ports.ArtifactReply{Body: deaf{b}, Size: -1}) }()
+		f := <-got
+		wantError(t, f.err, []error{domain.ErrSlowReply})
+		b.chunks <- []byte("late")
+		b.end <- io.EOF
+		<-replied
+		if m.left() != 0 {
+			t.Errorf("%d files are left", m.left())
+		}
+	})
+}
+
 func TestListFolder(t *testing.T) {
 	many := `"/folder/1","/folder/2","/folder/3","/folder/4"`
 	tests := []struct {

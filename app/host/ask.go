@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/hexworker/metaservice/domain"
@@ -21,19 +22,21 @@ type ask struct {
 
 	ctx  context.Context // ends when the caller gives up, or the service closes
 	stop context.CancelCauseFunc
+	drop func()        // undoes what a reply brought that nobody waits for any more; nil is nothing
 	done chan error    // room for one: what became of it
 	back chan struct{} // room for one: it was given back, which may have moved its deadline closer
 	over chan struct{} // closed once the reply's goroutine has let go of everything
 
-	claimed bool // a reply is being received; guarded by Service.mu
+	claimed  bool // a reply is being received; guarded by Service.mu
+	finished atomic.Bool
 }
 
 // finish tells the caller what became of it. The first word counts.
-func (a *ask) finish(err error) {
-	select {
-	case a.done <- err:
-	default:
+func (a *ask) finish(err error) (first bool) {
+	if first = a.finished.CompareAndSwap(false, true); first {
+		a.done <- err
 	}
+	return first
 }
 
 // Fetch brings one file out of the guest into storage, and returns it whole, positioned at its start;
@@ -48,7 +51,14 @@ func (s *Service) Fetch(ctx context.Context, path string, storage ports.Storage)
 			return err
 		}
 		got := make(chan io.ReadSeekCloser, 1)
-		err = s.once(ctx, &ask{action: action, artifact: func(ctx context.Context, a *ask, reply ports.ArtifactReply) error {
+		drop := func() {
+			select {
+			case f := <-got:
+				f.Close()
+			default:
+			}
+		}
+		err = s.once(ctx, &ask{action: action, drop: drop, artifact: func(ctx context.Context, a *ask, reply ports.ArtifactReply) error {
 			f, err := s.receiveArtifact(ctx, a, storage, reply)
 			if err != nil {
 				return err
@@ -59,15 +69,12 @@ func (s *Service) Fetch(ctx context.Context, path string, storage ports.Storage)
 			got <- f
 			return nil
 		}})
-		select {
-		case file = <-got:
-		default:
+		if err != nil {
+			drop() // it arrived just as the caller gave up
+			return err
 		}
-		if err != nil && file != nil { // it arrived just as the caller gave up
-			file.Close()
-			file = nil
-		}
-		return err
+		file = <-got
+		return nil
 	})
 	return file, err
 }
@@ -275,7 +282,9 @@ func (s *Service) answer(ctx context.Context, id domain.ActionID, receive func(c
 	defer cancel(nil)
 	defer context.AfterFunc(a.ctx, func() { cancel(context.Cause(a.ctx)) })()
 	err = receive(ctx, a)
-	a.finish(err)
+	if first := a.finish(err); !first && err == nil && a.drop != nil {
+		a.drop() // the caller had been told that it stalls
+	}
 	runtime.Gosched() // the caller first, and then the guest's answer, for which nobody waits
 	return err
 }

@@ -149,7 +149,7 @@ func (s *Service) paced(ctx context.Context, a *ask, body ports.Body) (r io.Read
 		body:   body,
 		pace:   domain.NewPace(s.limits.Stall, s.limits.Floor, now),
 		away:   now,
-		giveUp: a.finish,
+		giveUp: func(err error) { a.finish(err) },
 	}
 	stop := context.AfterFunc(ctx, func() {
 		body.SetReadDeadline(time.Unix(1, 0)) // long past: a Read that waits returns
