@@ -103,18 +103,26 @@ func (g *Guest) run(ctx, stop context.Context, execute domain.Execute) {
 		log.end()
 	}
 	cut := ctx.Err() != nil // before the log is through: what ends while that takes isn't cut short
+	whole := true
 	if err := log.await(stop); err != nil {
 		g.log.Warn("the log was not delivered whole", "error", err)
-		if report.Message == "" {
-			report.Message = domain.Cut("the log was not delivered whole: " + err.Error())
-		}
+		whole = false
+		add(&report, "the log was not delivered whole: "+err.Error())
 	}
 	if cut {
 		g.log.Warn("the task was cut short, its result is not reported")
 		return
 	}
 	g.log.Info("the task has ended", "report", report.String())
-	g.resolve(stop, report)
+	g.resolve(stop, report, whole)
+}
+
+// add adds to what a report says in words.
+func add(report *domain.Report, words string) {
+	if report.Message != "" {
+		words = report.Message + "; " + words
+	}
+	report.Message = domain.Cut(words)
 }
 
 // refuse reports a task that no system could run.
@@ -124,7 +132,7 @@ func (g *Guest) refuse(stop context.Context, why error) {
 	if err := log.await(stop); err != nil {
 		g.log.Warn("the log was not delivered whole", "error", err)
 	}
-	g.resolve(stop, report)
+	g.resolve(stop, report, false)
 }
 
 // runProcess starts the command, and returns when it has ended. Its output goes on into the log for as
@@ -181,12 +189,14 @@ func (g *Guest) spec(execute domain.Execute) (ports.ProcessSpec, error) {
 	return spec, nil
 }
 
-// resolve reports the result, until the host has it or refuses it for good.
-func (g *Guest) resolve(stop context.Context, report domain.Report) {
+// resolve reports the result, until the host has it or refuses it for good. A command that succeeded
+// while its log isn't whole is a failed task: nobody can tell what is missing, and the host itself need not
+// have seen a byte of what was lost, nor that it was.
+func (g *Guest) resolve(stop context.Context, report domain.Report, whole bool) {
 	var pause backoff
 	for told := false; ; {
 		err := g.link.call(stop, func() error {
-			result := domain.Result{Success: report.Succeeded()}
+			result := domain.Result{Success: whole && report.Succeeded()}
 			if g.link.has(domain.FeatureResult) {
 				result.Report = &report
 			}

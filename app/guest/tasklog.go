@@ -47,7 +47,7 @@ type taskLog struct {
 	ended    bool      // nothing more will come
 	sending  bool      // a write or a close is with the host
 	progress time.Time // when the host last took something
-	lost     int64     // bytes that went into the write with which a connection broke
+	lost     int64     // bytes in the writes with which connections broke; those before may be lost, too
 	unsent   int64     // bytes that were dropped
 	failure  error     // the first reason for which the log isn't whole
 }
@@ -127,7 +127,7 @@ func (l *taskLog) await(stop context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lost+l.unsent > 0 {
-		l.log.Warn("part of the log is missing", "lostOnTheWay", l.lost, "dropped", l.unsent)
+		l.log.Warn("part of the log is missing", "lostOnTheWay", fmt.Sprintf("at least %d", l.lost), "dropped", l.unsent)
 	}
 	return l.failure
 }
