@@ -30,6 +30,10 @@ func (f *jobFlags) run(cmd *cobra.Command, args []string, to streams, machineFor
 	if err != nil {
 		return err
 	}
+	limits, err := parseLimits(f.limits)
+	if err != nil {
+		return err
+	}
 	signals := newInterrupts()
 	out, say := newOutlet(to.out, signals), newOutlet(to.err, signals)
 	around := &setting{words: newWords(say, f.verbose), inner: slog.New(slog.DiscardHandler), say: say}
@@ -54,6 +58,8 @@ func (f *jobFlags) run(cmd *cobra.Command, args []string, to streams, machineFor
 		timeout:     f.timeout,
 		bootTimeout: around.boot,
 		artifacts:   artifacts,
+		fetching:    f.fetching,
+		limits:      limits,
 		record:      record,
 		json:        f.json,
 		words:       around.words,

@@ -16,6 +16,8 @@ import (
 type jobFlags struct {
 	env       []string
 	artifacts []string
+	fetching  time.Duration
+	limits    []string
 	timeout   time.Duration
 	log       string
 	json      string
@@ -29,8 +31,10 @@ func (f *jobFlags) add(cmd *cobra.Command) {
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "set a variable for the task: `NAME=VALUE`, or NAME for its value here")
 	flags.StringArrayVarP(&f.artifacts, "artifact", "a", nil, "fetch a file or a folder when the task has ended: `GUEST[=HOST]`")
 	flags.DurationVar(&f.timeout, "timeout", 0, "end the task after such a `TIME` as 90s or 1h30m (default none)")
+	flags.DurationVar(&f.fetching, "artifact-timeout", time.Hour, "give artifacts up after this `TIME`; 0 is never")
 	flags.StringVar(&f.log, "log", "", "write the task's log to this `FILE` too")
 	flags.StringVar(&f.json, "json", "", "write the result for programs to this `FILE`")
+	flags.StringArrayVar(&f.limits, "limit", nil, "bound what the guest may do: `NAME=VALUE`, like LogBytes=9GiB")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "tell what goes on")
 }
 
@@ -41,6 +45,9 @@ func (f *jobFlags) command(cmd *cobra.Command, args []string) (domain.Execute, e
 	}
 	if f.timeout < 0 || f.timeout == 0 && cmd.Flags().Changed("timeout") {
 		return domain.Execute{}, usagef("--timeout %s: it must be more than 0", f.timeout)
+	}
+	if f.fetching < 0 {
+		return domain.Execute{}, usagef("--artifact-timeout %s: it can't be less than 0", f.fetching)
 	}
 	for name, value := range map[string]string{"--log": f.log, "--json": f.json} {
 		if value == "-" {

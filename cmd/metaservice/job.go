@@ -24,6 +24,8 @@ type job struct {
 	timeout     time.Duration
 	bootTimeout time.Duration
 	artifacts   []artifact
+	fetching    time.Duration // for all artifacts together; 0 is without limit
+	limits      domain.Limits
 	record      *record
 	json        string
 	words       *slog.Logger
@@ -84,6 +86,7 @@ func (j *job) start() (*host.Task, error) {
 		Config: host.Config{
 			Execute: j.execute,
 			Log:     j.record,
+			Limits:  j.limits,
 			IDs:     uuids.Random{},
 			Logger:  j.inner,
 		},
@@ -148,6 +151,11 @@ func (j *job) collect(e *ended, task *host.Task) {
 	defer cancel()
 	ctx, lose := context.WithCancelCause(ctx)
 	defer lose(nil)
+	if j.fetching > 0 { // a guest that drips is never slow enough for Limits, and would hold us for ever
+		defer time.AfterFunc(j.fetching, func() {
+			lose(fmt.Errorf("the time for the artifacts is over: they had %s, and --artifact-timeout gives them more", j.fetching))
+		}).Stop()
+	}
 	go func() { // ends with ctx
 		select {
 		case <-task.Gone():
@@ -166,6 +174,9 @@ func (j *job) collect(e *ended, task *host.Task) {
 		meter := newMeter(j.say, a.path)
 		f := fetch(ctx, task.Service(), a, meter.show)
 		meter.end()
+		if cause := context.Cause(ctx); f.Err != nil && cause != nil && !errors.Is(f.Err, cause) {
+			f.Err = errors.Join(cause, f.Err) // it ended between two files, which none of them tells
+		}
 		j.settle(e, f)
 		if errors.Is(f.Err, domain.ErrNoPoll) { // nor would it for the others
 			lose(errors.New("the guest does not answer any more"))
@@ -191,11 +202,11 @@ func (j *job) settle(e *ended, f fetched) {
 	if f.Err == nil {
 		return
 	}
-	err := fmt.Errorf("artifact %s was not fetched: %w", domain.Quote(f.path), f.Err)
+	err := fmt.Errorf("artifact %s was not fetched: %w", domain.Quote(f.path), withHint(f.Err))
 	switch {
 	case f.Files > 0:
-		err = fmt.Errorf("artifact %s is incomplete: %w", domain.Quote(f.path), f.Err)
-	case errors.Is(f.Err, domain.ErrResourceNotFound):
+		err = fmt.Errorf("artifact %s is incomplete: %w", domain.Quote(f.path), withHint(f.Err))
+	case f.Missing:
 		err = fmt.Errorf("artifact %s was not fetched: there is no such file or folder in the guest", domain.Quote(f.path))
 	}
 	e.reasons = append(e.reasons, err)

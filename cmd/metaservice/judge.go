@@ -32,7 +32,7 @@ func (j *job) judge(e *ended) int {
 		}
 	}
 	if cut := e.outcome.Log.Cut; cut > 0 {
-		j.words.Warn(fmt.Sprintf("the log was cut at its limit: the last %s are missing", amountOf(cut)))
+		j.words.Warn(fmt.Sprintf("the log was cut at its limit: the last %s are missing; raise it with --limit LogBytes=…", amountOf(cut)))
 	}
 	return status
 }

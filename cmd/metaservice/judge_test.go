@@ -45,7 +45,7 @@ func TestExitStatuses(t *testing.T) {
 		"a log without room":        {outcome: domain.Outcome{Status: domain.StatusKilled, Result: report(143, domain.ReasonKilled)}, logErr: noSpace, want: 125, says: "the log is incomplete: no space left"},
 		"a log without room, late":  {outcome: domain.Outcome{Status: domain.StatusSuccess, Result: report(0, domain.ReasonExited)}, logErr: noSpace, want: 125, says: "no space left"},
 		"a log without room, and 7": {outcome: domain.Outcome{Status: domain.StatusFailed, Result: report(7, domain.ReasonExited)}, logErr: noSpace, want: 7, says: "no space left"},
-		"a log that was cut":        {outcome: domain.Outcome{Status: domain.StatusSuccess, Result: report(0, domain.ReasonExited), Log: domain.LogSummary{Cut: 2048}}, says: "the last 2.0 KiB are missing"},
+		"a log that was cut":        {outcome: domain.Outcome{Status: domain.StatusSuccess, Result: report(0, domain.ReasonExited), Log: domain.LogSummary{Cut: 2048}}, says: "the last 2.0 KiB are missing; raise it with --limit LogBytes=…"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var said bytes.Buffer

@@ -30,7 +30,7 @@ func newRecord(out io.Writer, path string, words *slog.Logger) (*record, error) 
 	}
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
 	if err != nil {
-		return nil, fmt.Errorf("--log can't be written: %w", err)
+		return nil, fmt.Errorf("--log can't be written: its folder must be there, and the file be writable: %w", err)
 	}
 	r.file = file
 	return r, nil

@@ -20,7 +20,8 @@ import (
 //	wait           go on until it is killed, then fail
 //
 // Of the files that it is asked for, each holds its own path; "missing" is one that isn't there, and
-// "slow" one that never ends. The folder /evil has names that lead out of it.
+// "slow" one that never ends. The folder /evil has names that lead out of it, /locked files that can't
+// be read, and /huge a name that is long.
 func guest1() {
 	guest := &player{host: "http://" + os.Args[1] + "/engine/v1"}
 	if err := guest.play(); err != nil {
@@ -107,6 +108,10 @@ func folder(path string) io.Reader {
 	switch {
 	case strings.Contains(path, "missing"):
 		files = map[string]any{"files": nil, "notFound": true}
+	case path == "/locked":
+		files["files"] = []string{"/locked/missing.1", "/locked/missing.2"}
+	case path == "/huge":
+		files["files"] = []string{"/huge/" + strings.Repeat("x", 200)}
 	case path == "/evil":
 		files["files"] = []string{"/evil/good", "/evil/../../bad", "/etc/bad", "/evil//bad"}
 	}
