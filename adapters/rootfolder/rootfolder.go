@@ -51,7 +51,7 @@ func (s storage) Create(int64) (ports.Upload, error) {
 		return nil, fmt.Errorf("the folder for %q can't be made: %w", s.name, err)
 	}
 	temporary := filepath.Join(parent, ".metaservice-"+rand.Text())
-	file, err := s.folder.root.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	file, err := s.folder.root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return nil, fmt.Errorf("%q can't be made: %w", s.name, err)
 	}
@@ -61,26 +61,36 @@ func (s storage) Create(int64) (ports.Upload, error) {
 // upload is a file that is being written beside its name.
 type upload struct {
 	root            *os.Root
-	file            *os.File
+	file            io.WriteCloser
 	temporary, name string
-	done            bool
+	closed, done    bool
 }
 
 func (u *upload) Write(p []byte) (int, error) { return u.file.Write(p) }
 
 // Commit renames the file into place, so that nobody ever sees half of it.
+//
+// It closes the file before: NFS, and quotas on it, tell only then that there is no room, and a short
+// file must not have replaced a good one by that time. It doesn't sync: 1,000 small files take 5 times
+// as long with it on a virtual disk (0.4 s, not 0.08 s; many times that on a real one), all to outlive
+// a power cut, after which whoever wanted the files fetches them again. To close and to open again
+// costs nothing that can be measured.
 func (u *upload) Commit() (io.ReadSeekCloser, error) {
 	if u.done {
 		return nil, errors.New("the upload has ended already")
 	}
-	if _, err := u.file.Seek(0, io.SeekStart); err != nil {
-		return nil, errors.Join(err, u.Close())
+	if err := u.closeFile(); err != nil {
+		return nil, errors.Join(fmt.Errorf("%q can't be written to its end: %w", path.Clean(u.name), err), u.Close())
+	}
+	file, err := u.root.Open(u.temporary)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%q can't be read again: %w", path.Clean(u.name), err), u.Close())
 	}
 	if err := u.root.Rename(u.temporary, u.name); err != nil {
-		return nil, errors.Join(fmt.Errorf("%q can't be put in place: %w", path.Clean(u.name), err), u.Close())
+		return nil, errors.Join(fmt.Errorf("%q can't be put in place: %w", path.Clean(u.name), err), file.Close(), u.Close())
 	}
 	u.done = true
-	return u.file, nil
+	return file, nil
 }
 
 func (u *upload) Close() error {
@@ -88,7 +98,15 @@ func (u *upload) Close() error {
 		return nil
 	}
 	u.done = true
-	return errors.Join(u.file.Close(), u.root.Remove(u.temporary))
+	return errors.Join(u.closeFile(), u.root.Remove(u.temporary))
+}
+
+func (u *upload) closeFile() error {
+	if u.closed {
+		return nil
+	}
+	u.closed = true
+	return u.file.Close()
 }
 
 var _ ports.Folder = (*Folder)(nil)
