@@ -259,6 +259,15 @@ func (b *Builder) Discard() error {
 
 // StartSandbox implements ports.SandboxBuilder.
 func (b *Builder) StartSandbox(ctx context.Context) (ports.Sandbox, error) {
+	sandbox, err := b.Start(ctx)
+	if err != nil {
+		return nil, err // not a nil Sandbox in an interface that isn't
+	}
+	return sandbox, nil
+}
+
+// Start is StartSandbox.
+func (b *Builder) Start(ctx context.Context) (*Sandbox, error) {
 	b.mu.Lock()
 	err := b.life.Start()
 	b.mu.Unlock()
@@ -282,8 +291,7 @@ func (b *Builder) StartSandbox(ctx context.Context) (ports.Sandbox, error) {
 		}
 		return nil, fmt.Errorf("%w: %w", domain.ErrNonFatalInternalError, err)
 	}
-	s := newSandbox(e, task)
-	return s, nil
+	return newSandbox(e, task), nil
 }
 
 func (b *Builder) job() Job {

@@ -16,7 +16,9 @@ type Sandbox struct {
 	ports.SandboxBase
 	engine   *Engine
 	task     *Task
-	dispose  func()        // once: it is not needed any more
+	dispose  func()          // once: it is not needed any more
+	stop     context.Context // ends when there is no more time for a guest to stop by itself
+	hurry    context.CancelFunc
 	disposed chan struct{} // closed by dispose
 	released chan struct{} // closed when nothing of it is left, and relErr is set
 	relErr   error
@@ -31,6 +33,7 @@ func newSandbox(e *Engine, task *Task) *Sandbox {
 		disposed: make(chan struct{}),
 		released: make(chan struct{}),
 	}
+	s.stop, s.hurry = context.WithCancel(context.Background())
 	s.dispose = sync.OnceFunc(func() { close(s.disposed) })
 	e.keep(s)
 	go s.release() // ends when nothing of the sandbox is left; Engine.Dispose waits for it
@@ -53,8 +56,9 @@ func (s *Sandbox) release() {
 		case <-s.engine.closing.Done():
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), s.engine.config.StopTimeout)
+	ctx, cancel := context.WithTimeout(s.stop, s.engine.config.StopTimeout)
 	defer cancel()
+	defer s.hurry()
 	s.relErr = s.task.Close(ctx)
 	if s.relErr != nil {
 		s.engine.config.Logger.Error("a sandbox could not be released whole", "error", s.relErr)
@@ -69,6 +73,24 @@ func (s *Sandbox) hasGuest() bool {
 		return false
 	}
 	return true
+}
+
+// Task is what runs in the sandbox, for callers that want more of it than ports.Sandbox has. It is the
+// sandbox's to close.
+func (s *Sandbox) Task() *Task { return s.task }
+
+// Release ends the sandbox wherever it is, and returns when nothing is left of it. Once ctx ends the
+// guest is killed. Any number of times.
+func (s *Sandbox) Release(ctx context.Context) error {
+	_ = s.task.Abort() // too late is fine
+	s.dispose()
+	select {
+	case <-s.released:
+	case <-ctx.Done():
+		s.hurry()
+		<-s.released
+	}
+	return s.relErr
 }
 
 // WaitForResult implements ports.Sandbox.
