@@ -29,7 +29,7 @@ type Host interface {
 	SendArtifact(ctx context.Context, id domain.ActionID, file File) error
 	// SendNotFound answers a get-artifact whose file can't be opened.
 	SendNotFound(ctx context.Context, id domain.ActionID) error
-	// SendFolder answers a list-folder with the names as they are found. An error amid names breaks
+	// SendFolder answers a list-folder with the names as they are found. Any error amid names breaks
 	// the request off, so that the host never takes half a list for the whole, and is returned.
 	SendFolder(ctx context.Context, id domain.ActionID, names iter.Seq2[string, error]) error
 	// SendFolderNotFound answers a list-folder whose folder can't be walked.
@@ -59,6 +59,9 @@ type File interface {
 // FIFO, a socket.
 var ErrNotRegular = errors.New("not a regular file")
 
+// ErrPassedOver is a folder that a walk may not look into, and goes on without.
+var ErrPassedOver = errors.New("passed over")
+
 // Files reads the guest's files. Relative paths are taken from the task's working folder.
 type Files interface {
 	// Open opens a regular file, following links, and never waits for one that is none (a FIFO).
@@ -66,8 +69,9 @@ type Files interface {
 	Open(path string) (File, error)
 	// Walk yields the paths of all regular files below a folder, each beginning with the path given
 	// (cleaned); of a regular file, the file itself. Links below the folder are not followed, and
-	// what vanishes meanwhile is passed over. The first return is the error of a folder that can't be
-	// walked at all; an error within the sequence ends it.
+	// what vanishes meanwhile is passed over. A folder below it that may not be read is passed over,
+	// too, and told by an error within the sequence that is ErrPassedOver, after which more may follow;
+	// any other error ends it. The first return is the error of a folder that can't be walked at all.
 	Walk(ctx context.Context, path string) (iter.Seq2[string, error], error)
 }
 

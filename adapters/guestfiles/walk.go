@@ -92,6 +92,12 @@ func (w *walker) folder(dir *os.File, path string, depth int) error {
 		if err == io.EOF || vanished(err) {
 			break
 		}
+		if denied(err) && depth > 0 { // some file systems say so only now
+			if !w.passOver(err) {
+				return errStopped
+			}
+			break
+		}
 		if err != nil {
 			return err
 		}
@@ -113,10 +119,23 @@ func (w *walker) below(path string, depth int) error {
 	if vanished(err) || replaced(err) {
 		return nil
 	}
+	if denied(err) {
+		if !w.passOver(err) {
+			return errStopped
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	return w.folder(dir, path, depth)
 }
+
+// passOver tells of a folder that may not be read: one of another user's must not hide all the rest.
+func (w *walker) passOver(err error) bool {
+	return w.yield("", fmt.Errorf("%w: %w", ports.ErrPassedOver, err))
+}
+
+func denied(err error) bool { return errors.Is(err, fs.ErrPermission) }
 
 func vanished(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -27,7 +27,11 @@ func TestFilesAndFolders(t *testing.T) {
 		if last := w.peer.Seen().Replies[4]; last.Broken == nil {
 			w.Errorf("half a folder's names came as %v", last)
 		}
-		w.same("the real reason is told", 1, w.log.count("permission denied\"\n")-1)
+		w.offer(domain.ListFolder("some folders denied", "/denied"))
+		w.same("the names beside them", contract.Reply{ID: "some folders denied", Files: []string{"/denied/a"}}, w.peer.Seen().Replies[5])
+		w.same("folders named", 10, w.log.count("a folder may not be read"))
+		w.same("and counted", 1, w.log.count("folders=5"))
+		w.same("the real reason is told", 11, w.log.count("permission denied\"\n")-1)
 	})
 }
 

@@ -397,6 +397,14 @@ func (f fakeFiles) Walk(_ context.Context, path string) (iter.Seq2[string, error
 		return nil, fs.ErrNotExist
 	}
 	return func(yield func(string, error) bool) {
+		for i := range 15 {
+			if path != "/denied" {
+				break
+			}
+			if !yield("", fmt.Errorf("%w: open /denied/%d: %w", ports.ErrPassedOver, i, fs.ErrPermission)) {
+				return
+			}
+		}
 		if yield(path+"/a", nil) && path == "/broken" {
 			yield("", fs.ErrPermission)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime"
 	"time"
 
@@ -101,7 +102,32 @@ func (g *Guest) sendFolder(ctx context.Context, action domain.Action) error {
 		g.log.Info("a folder can't be walked; the host is told that it is not found", "action", action, "error", err)
 		return g.config.Host.SendFolderNotFound(ctx, action.ID())
 	}
-	return g.config.Host.SendFolder(ctx, action.ID(), names)
+	return g.config.Host.SendFolder(ctx, action.ID(), g.tellPassed(action, names))
+}
+
+// maxPassed is how many of the folders that a walk passed over are named.
+const maxPassed = 10
+
+// tellPassed takes what the host has no word for out of the names, the folders that were passed over, and
+// tells of it here.
+func (g *Guest) tellPassed(action domain.Action, names iter.Seq2[string, error]) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		passed := 0
+		for name, err := range names {
+			if !errors.Is(err, ports.ErrPassedOver) {
+				if !yield(name, err) {
+					break
+				}
+				continue
+			}
+			if passed++; passed <= maxPassed {
+				g.log.Warn("a folder may not be read; the host gets the names beside it", "action", action, "error", err)
+			}
+		}
+		if passed > maxPassed {
+			g.log.Warn("more folders may not be read", "action", action, "folders", passed-maxPassed)
+		}
+	}
 }
 
 // killTask answers when the tree is gone. Version 1 has no word for what could not be killed, so that
@@ -109,6 +135,9 @@ func (g *Guest) sendFolder(ctx context.Context, action domain.Action) error {
 func (g *Guest) killTask(ctx context.Context, action domain.Action) error {
 	g.log.Info("the host ends the task", "action", action)
 	survivors, err := g.task.kill(ctx, KillGrace)
+	if errors.Is(err, errStarting) {
+		return err // nobody can say that anything is dead
+	}
 	if err != nil {
 		g.log.Error("the task's processes could not be killed", "error", err)
 	}

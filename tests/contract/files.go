@@ -285,14 +285,27 @@ func filesWalkVanishing(t *testing.T, c filesCase) {
 }
 
 func filesWalkDenied(t *testing.T, c filesCase) {
-	c.write(t, "root/sub/file")
-	if !deny(t, filepath.Join(c.base, "root", "sub")) {
+	c.write(t, "root/a", "root/m/secret/file", "root/m/z", "root/z")
+	if !deny(t, filepath.Join(c.base, "root", "m", "secret")) {
 		return
 	}
 	sequence, err := c.files.Walk(context.Background(), "root")
 	noError(t, "walk", err)
-	if found, err := collect(sequence); !errors.Is(err, fs.ErrPermission) {
-		t.Errorf("a folder that can't be read below the root: %q, %v; half a list must not pass for the whole", found, err)
+	var found []string
+	var passed []error
+	for name, err := range sequence {
+		if err == nil {
+			found = append(found, name)
+		} else {
+			passed = append(passed, err)
+		}
+	}
+	slices.Sort(found)
+	join := filepath.Join
+	same(t, "names beside a folder that may not be read", []string{join("root", "a"), join("root", "m", "z"), join("root", "z")}, found)
+	if len(passed) != 1 || !errors.Is(passed[0], ports.ErrPassedOver) || !errors.Is(passed[0], fs.ErrPermission) ||
+		!strings.Contains(passed[0].Error(), join("root", "m", "secret")) {
+		t.Errorf("the walk told %v, want once that the folder is passed over", passed)
 	}
 }
 
