@@ -97,7 +97,8 @@ func (g *Guest) Hurry() { g.hurryOnce() }
 
 // Run asks for the task, runs it, and serves the host until ctx ends. Then it ends what is left of the
 // task, and returns when nothing of it runs any more; the error tells what could not be ended. A task
-// that is cut short so is not resolved: its host learns by the connection's end. Run is called once.
+// that is cut short so is not resolved: its host learns by the connection's end. After Hurry it doesn't
+// wait for a command that is still being started, and says so. Run is called once.
 func (g *Guest) Run(ctx context.Context) error {
 	execute, verdict := g.ask(ctx)
 	if ctx.Err() != nil {
@@ -133,6 +134,9 @@ func (g *Guest) Run(ctx context.Context) error {
 // end ends the task's tree, gives what it said last a moment to be delivered, and joins the task.
 func (g *Guest) end(stopNow context.CancelFunc, taskEnded <-chan struct{}) error {
 	survivors, err := g.task.kill(g.hurry, KillGrace)
+	if errors.Is(err, errStarting) {
+		err = nil // close knows the end of that
+	}
 	g.tellSurvivors(survivors)
 	if len(survivors) > 0 {
 		err = errors.Join(err, fmt.Errorf("%d processes of the task could not be killed", len(survivors)))
@@ -145,9 +149,11 @@ func (g *Guest) end(stopNow context.CancelFunc, taskEnded <-chan struct{}) error
 	case <-g.hurry.Done():
 	}
 	stopNow()
-	err = errors.Join(err, g.task.close())
-	<-taskEnded
-	return err
+	closed := g.task.close(g.hurry)
+	if !errors.Is(closed, errStarting) {
+		<-taskEnded
+	}
+	return errors.Join(err, closed)
 }
 
 // ask asks the host what to run, until it says. The verdict is nil for a task to run,

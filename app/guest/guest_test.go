@@ -381,6 +381,29 @@ func TestEndInAHurry(t *testing.T) {
 	})
 }
 
+// A file system that holds up the start of the command must not hold up an end in a hurry, nor a kill the
+// end. What starts after all is ended.
+func TestEndInAHurryWhileTheCommandStarts(t *testing.T) {
+	inBubble(t, func(w *world) { w.processes.slow = time.Hour }, func(w *world) {
+		w.offer(domain.KillProcess("kill"))
+		start := time.Now()
+		time.AfterFunc(time.Second, w.guest.Hurry)
+		w.cancel()
+		err := <-w.ended
+		w.ended <- nil
+		w.same("time", time.Second, time.Since(start))
+		if err == nil || !strings.Contains(err.Error(), "still being started") {
+			w.Errorf("Run returned %v", err)
+		}
+		w.same("the kill is answered", 0, len(w.peer.Seen().Replies))
+		w.settle(time.Hour)
+		if !w.process.closed {
+			w.Error("what started after all was left")
+		}
+		w.same("results", 0, len(w.peer.Seen().Results))
+	})
+}
+
 func TestEndWhileTheHostTakesNothing(t *testing.T) {
 	inBubble(t, func(w *world) { w.host.logStall = make(chan struct{}) }, func(w *world) {
 		go w.process.w.Write(make([]byte, 8<<20))

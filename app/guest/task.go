@@ -24,6 +24,7 @@ type task struct {
 	mu       sync.Mutex
 	starting bool
 	killed   bool // before it was started: it never is
+	left     bool // nobody waits for its start any more: what comes of it is closed at once
 	process  ports.Process
 	log      *taskLog
 }
@@ -37,12 +38,40 @@ func (t *task) begin(log *taskLog) bool {
 	return t.starting
 }
 
-// started tells what came of the start: nil is no process.
+// started tells what came of the start: nil is no process. One that comes too late is closed.
 func (t *task) started(process ports.Process) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.process = process
 	close(t.decided)
+	late := t.left && process != nil
+	t.mu.Unlock()
+	if late {
+		_ = process.Close() // Run has told already that it left something
+	}
+}
+
+// errStarting is a start that wasn't waited for to its end: a file system may hold it up for ever.
+var errStarting = errors.New("the task's command is still being started")
+
+// await waits until it is known whether there is a process; nil is none.
+func (t *task) await(ctx context.Context) (ports.Process, error) {
+	t.mu.Lock()
+	starting := t.starting
+	t.mu.Unlock()
+	if !starting {
+		return nil, nil
+	}
+	select {
+	case <-t.decided:
+		return t.process, nil
+	case <-ctx.Done():
+	}
+	select {
+	case <-t.decided: // as it had been before: the hurry is no reason to leave it
+		return t.process, nil
+	default:
+		return nil, errStarting
+	}
 }
 
 // kill ends the tree, even where the command itself has ended; a task that wasn't started never is.
@@ -54,11 +83,11 @@ func (t *task) kill(ctx context.Context, grace time.Duration) ([]ports.Survivor,
 	if !starting {
 		return nil, nil
 	}
-	<-t.decided // a start doesn't take long
-	if t.process == nil {
-		return nil, nil
+	process, err := t.await(ctx)
+	if process == nil {
+		return nil, err
 	}
-	return t.process.Kill(ctx, grace)
+	return process.Kill(ctx, grace)
 }
 
 // note writes a line of ours into the task's log, if that is open.
@@ -71,19 +100,19 @@ func (t *task) note(line string) {
 	}
 }
 
-// close ends what is left of the tree.
-func (t *task) close() error {
-	t.mu.Lock()
-	starting := t.starting
-	t.mu.Unlock()
-	if !starting {
-		return nil
+// close ends what is left of the tree. A start that takes longer than ctx is left to itself: what comes
+// of it is closed as soon as it is there.
+func (t *task) close(ctx context.Context) error {
+	process, err := t.await(ctx)
+	if err != nil {
+		t.mu.Lock()
+		process, t.left = t.process, true
+		t.mu.Unlock()
 	}
-	<-t.decided
-	if t.process == nil {
-		return nil
+	if process == nil {
+		return err
 	}
-	return t.process.Close()
+	return process.Close()
 }
 
 // run runs the task and reports its result. A task that is cut short by the end of ctx isn't reported.
