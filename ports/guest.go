@@ -106,14 +106,19 @@ func (e *StartError) Error() string { return e.Err.Error() }
 
 func (e *StartError) Unwrap() error { return e.Err }
 
+// ErrOutputCut is an output that was given up while the tree still wrote to it, so that something is
+// missing.
+var ErrOutputCut = errors.New("the output was cut: processes of the task still wrote when it was given up, after the command's end")
+
 // Process is a started command and all that comes of it: its tree. Children stay in the tree when
 // they leave the process group or the session, or when their parent ends. Whoever started it calls
 // Close. Safe for concurrent use, but for Output, which one goroutine reads.
 type Process interface {
 	// Output is what the tree writes. It ends when nobody can write to it any more, or, after the
-	// command itself has ended, when no more has come for 2 s in all: a child may keep it open for
-	// ever. What was in it when the command ended is delivered however slowly it is read, and the
-	// time between reads doesn't count.
+	// command itself has ended, when it has been waited 2 s in all for more, or 16 MiB more have come: a
+	// child may keep it open for ever. What was in it when the command ended is delivered however slowly
+	// it is read, and the time between reads doesn't count. The end is ErrOutputCut in place of io.EOF
+	// where the tree was still writing then; a child that just holds it open doesn't count.
 	Output() io.Reader
 	// Wait waits for the command's own end; its children may live on. Any number of times. The error
 	// is ctx's.

@@ -3,6 +3,7 @@ package processes
 import (
 	"errors"
 	"io"
+	"math"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -26,9 +27,10 @@ type output struct {
 
 	// The reader's own.
 	draining bool
-	over     bool
 	room     int64         // while draining: bytes that may still come
 	patience time.Duration // while draining: time that may still be waited
+	came     time.Duration // while draining: the patience that was left when the last byte came
+	end      error         // set once over: io.EOF or ports.ErrOutputCut
 }
 
 // openStream opens what a tree writes into: both ends, the child's for it alone.
@@ -109,23 +111,37 @@ func (o *output) commandEnded() {
 
 // Read implements ports.Process.Output.
 func (o *output) Read(p []byte) (int, error) {
-	for !o.over && len(p) > 0 {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for o.end == nil {
 		if !o.draining && o.ended.Load() {
 			o.draining = true
 			o.room = o.buffered() + DrainMost
+			o.came = math.MaxInt64
 		}
+		into := p
 		if o.draining {
-			if o.room <= 0 || o.patience < time.Millisecond { // a deadline any nearer would never be waited for
+			if o.patience < time.Millisecond { // a deadline any nearer would never be waited for
+				o.end = o.givenUp()
 				break
 			}
-			p = p[:min(int64(len(p)), o.room)]
+			// With no room left, one byte more tells the end from a tree that still writes.
+			into = p[:min(int64(len(p)), max(o.room, 1))]
 			// Not before: it would undo the one that commandEnded has set.
 			_ = o.file.SetReadDeadline(time.Now().Add(o.patience))
 		}
-		n, waited, err := o.read(p)
+		n, waited, err := o.read(into)
 		if o.draining {
-			o.room -= int64(n)
 			o.patience -= waited
+			if n > 0 {
+				o.came = o.patience
+			}
+			if int64(n) > o.room {
+				o.end = ports.ErrOutputCut
+				break
+			}
+			o.room -= int64(n)
 		}
 		switch {
 		case n > 0:
@@ -133,16 +149,20 @@ func (o *output) Read(p []byte) (int, error) {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			// The command has just ended, or the time is over: the loop's head knows.
 		case err == nil, errors.Is(err, syscall.EIO), o.shut.Load():
-			o.over = true // a terminal that nobody has open any more says EIO
+			o.end = io.EOF // a terminal that nobody has open any more says EIO
 		default:
 			return 0, err
 		}
 	}
-	if len(p) == 0 {
-		return 0, nil
+	return 0, o.end
+}
+
+// givenUp is what an output ends with whose time is over: whether something wrote up to then.
+func (o *output) givenUp() error {
+	if o.buffered() > 0 || o.came-o.patience < drainLull {
+		return ports.ErrOutputCut
 	}
-	o.over = true
-	return 0, io.EOF
+	return io.EOF
 }
 
 // read reads once, and tells how long it waited. Time in which there was something to read doesn't

@@ -3,6 +3,9 @@
 // host's files, processes and network, and can do whatever that user can. It is for development and
 // tests, and for tasks that are trusted as much as whoever starts the host.
 //
+// Guest-tools of root can run the task as another user (Config.Owner); that user can't open the socket,
+// and sees of the host what any user sees.
+//
 // What it keeps apart is what a clean start needs. The guest talks to its host over a unix socket, and
 // has a folder that is its alone, with a working folder (its HOME) and one for temporary files. Its
 // environment is a few harmless variables of the host's, so that secrets in the others don't reach it

@@ -7,10 +7,13 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 )
 
@@ -20,7 +23,9 @@ type guest struct {
 	config  Config
 	home    home
 	process ports.Process
+	tools   string // the program
 	words   lastWords
+	called  atomic.Bool // whether any request came
 
 	asked    context.Context // ends with the first Stop
 	ask      context.CancelFunc
@@ -38,9 +43,9 @@ type guest struct {
 	stopErr error // set before released is closed
 }
 
-func newGuest(config Config, home home, process ports.Process) *guest {
+func newGuest(config Config, home home, process ports.Process, tools string) *guest {
 	g := &guest{
-		config: config, home: home, process: process,
+		config: config, home: home, process: process, tools: tools,
 		served: make(chan struct{}), done: make(chan struct{}), released: make(chan struct{}),
 	}
 	g.asked, g.ask = context.WithCancel(context.Background())
@@ -57,7 +62,10 @@ func (g *guest) begin(listener net.Listener, handler ports.Handler) {
 // serve serves the guest. A guest whose host can't be reached is of no use: it ends.
 func (g *guest) serve(listener net.Listener, handler ports.Handler) {
 	defer close(g.served)
-	err := g.config.Serve(g.serving, listener, handler)
+	err := g.config.Serve(g.serving, listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.called.Store(true)
+		handler.ServeHTTP(w, r)
+	}))
 	_ = listener.Close()
 	if g.serving.Err() != nil {
 		return
@@ -95,7 +103,7 @@ func (g *guest) live() {
 	killErr := g.kill(grace)
 	if waitErr == nil {
 		<-copied // its last words
-		g.fail(fmt.Errorf("guest-tools ended (%s); their last words: %s", report, quoteAll(g.words.String())))
+		g.fail(g.death(report))
 	}
 	close(g.done)
 	<-g.asked.Done()
@@ -107,6 +115,19 @@ func (g *guest) live() {
 	if g.stopErr != nil {
 		g.config.Logger.Warn("guest not fully removed", slog.String("folder", string(g.home)), slog.Any("error", g.stopErr))
 	}
+}
+
+// death is why a guest is gone whose guest-tools have ended. Those that never called may be none.
+func (g *guest) death(report domain.Report) error {
+	words := "they said nothing"
+	if said := g.words.String(); said != "" {
+		words = "their last words: " + quoteAll(said)
+	}
+	if g.called.Load() {
+		return fmt.Errorf("guest-tools ended (%s); %s", report, words)
+	}
+	return fmt.Errorf("guest-tools ended before they called their host (%s); is %s the program guest-tools? %s",
+		report, domain.Quote(g.tools), words)
 }
 
 // askToEnd gives guest-tools the chance to end their task, and tells how much of the grace is left for

@@ -40,6 +40,9 @@ type Config struct {
 	Env []string
 	// GuestConfig is the text of guest-tools' configuration file; empty is none.
 	GuestConfig string
+	// Owner is whom guest-tools run the task as, where GuestConfig has them do so: the task's folders are
+	// then that user's. Nobody but root can give folders away, so otherwise they stay the host's own.
+	Owner *Owner
 	// Output takes what guest-tools themselves have to say, without blocking; nil drops it. Guests that
 	// run at the same time write at the same time.
 	Output io.Writer
@@ -48,6 +51,9 @@ type Config struct {
 	// Grace is for a stopped guest to end by itself; 0 is DefaultGrace.
 	Grace time.Duration
 }
+
+// Owner is a user of the host, by numbers.
+type Owner struct{ UID, GID int }
 
 // Machine is a ports.Machine.
 type Machine struct{ config Config }
@@ -111,7 +117,7 @@ func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Gu
 		err = fmt.Errorf("guest-tools %s can't be started: %w", domain.Quote(tools), err)
 		return nil, errors.Join(err, listener.Close(), home.remove())
 	}
-	g := newGuest(m.config, home, process)
+	g := newGuest(m.config, home, process, tools)
 	g.begin(listener, options.Handler)
 	if err := ctx.Err(); err != nil {
 		return nil, errors.Join(err, g.Stop(ctx))
@@ -159,7 +165,8 @@ type home string
 
 func (h home) work() string   { return filepath.Join(string(h), "work") }
 func (h home) tmp() string    { return filepath.Join(string(h), "tmp") }
-func (h home) socket() string { return filepath.Join(string(h), "host.sock") }
+func (h home) host() string   { return filepath.Join(string(h), "host") } // which the task's user can't enter
+func (h home) socket() string { return filepath.Join(h.host(), "sock") }
 func (h home) config() string { return filepath.Join(string(h), "guest-tools.yml") }
 
 func (m *Machine) makeHome() (home, error) {
@@ -176,7 +183,10 @@ func (m *Machine) makeHome() (home, error) {
 		return "", errors.Join(fmt.Errorf("the socket's path %q has %d bytes, the most is %d: set TMPDIR, or the machine's folder, to a shorter path",
 			h.socket(), len(h.socket()), maxSocketPath), h.remove())
 	}
-	err = errors.Join(os.Mkdir(h.work(), 0o700), os.Mkdir(h.tmp(), 0o700))
+	err = errors.Join(os.Mkdir(h.host(), 0o700), os.Mkdir(h.work(), 0o700), os.Mkdir(h.tmp(), 0o700))
+	if err == nil && m.config.Owner != nil && os.Geteuid() == 0 {
+		err = h.give(*m.config.Owner)
+	}
 	if err == nil && m.config.GuestConfig != "" {
 		err = os.WriteFile(h.config(), []byte(m.config.GuestConfig), 0o600)
 	}
@@ -184,6 +194,15 @@ func (m *Machine) makeHome() (home, error) {
 		return "", errors.Join(fmt.Errorf("a guest's folder can't be filled: %w", err), h.remove())
 	}
 	return h, nil
+}
+
+// give makes the task's folders another user's, who must get through ours to them.
+func (h home) give(to Owner) error {
+	return errors.Join(
+		os.Chmod(string(h), 0o711),
+		os.Lchown(h.work(), to.UID, to.GID),
+		os.Lchown(h.tmp(), to.UID, to.GID),
+	)
 }
 
 // remove removes the folder, with what a task may have put there that its owner must not write to, such

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -176,7 +177,7 @@ func TestGuestsHome(t *testing.T) {
 	folder := onlyFolder(t, c.Folder)
 	for name, mode := range map[string]fs.FileMode{
 		"": fs.ModeDir | 0o700, "work": fs.ModeDir | 0o700, "tmp": fs.ModeDir | 0o700,
-		"host.sock": fs.ModeSocket | 0o600, "guest-tools.yml": 0o600,
+		"host": fs.ModeDir | 0o700, "host/sock": fs.ModeSocket | 0o600, "guest-tools.yml": 0o600,
 	} {
 		if info, err := os.Lstat(filepath.Join(folder, name)); err != nil || info.Mode() != mode {
 			t.Errorf("%q: %v, %v", name, info, err)
@@ -207,7 +208,7 @@ func TestGuestsHome(t *testing.T) {
 	if !gone(pids) {
 		t.Errorf("some of %v are left", pids)
 	}
-	want := "fake tools with --host unix:" + folder + "/host.sock --config " + folder + "/guest-tools.yml\nasked to end\n"
+	want := "fake tools with --host unix:" + folder + "/host/sock --config " + folder + "/guest-tools.yml\nasked to end\n"
 	if got := words.String(); got != want {
 		t.Errorf("it said %q, want %q", got, want)
 	}
@@ -251,6 +252,72 @@ func TestDeathTellsTheLastWords(t *testing.T) {
 	}
 	if len(text) < 4000 || len(text) > 5000 {
 		t.Errorf("%d bytes of last words", len(text))
+	}
+}
+
+// Guest-tools that end before they call have not understood what they were started for.
+func TestToolsThatAreNone(t *testing.T) {
+	for tools, says := range map[string]string{
+		"true": `/true" the program guest-tools? they said nothing`,
+		"echo": `/echo" the program guest-tools? their last words: "run --host unix:`,
+	} {
+		c := config(t, "")
+		c.GuestTools = tools
+		guest, err := machine(t, c).Boot(t.Context(), ports.BootOptions{Handler: make(calls, 16)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-guest.Done():
+		case <-time.After(patience):
+			t.Fatal("the guest lives")
+		}
+		if err := guest.Err(); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v does not say %q", tools, err, says)
+		}
+		if err := guest.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The folders are the task's user's, who gets to them, and neither to the socket nor to the configuration.
+func TestFoldersOfAnotherUser(t *testing.T) {
+	c := config(t, "")
+	c.Owner = &processmachine.Owner{UID: 65534, GID: 65533}
+	c.GuestConfig = "user: 65534:65533\n"
+	host := make(calls, 16)
+	guest, err := machine(t, c).Boot(t.Context(), ports.BootOptions{Handler: host})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer guest.Stop(context.Background())
+	host.await(t, "/engine/v1/ping")
+	folder := onlyFolder(t, c.Folder)
+	root := os.Geteuid() == 0 // nobody else can give folders away
+	for name, want := range map[string]struct {
+		mode  fs.FileMode
+		given bool
+	}{
+		"": {0o711, false}, "host": {0o700, false}, "guest-tools.yml": {0o600, false}, "work": {0o700, true}, "tmp": {0o700, true},
+	} {
+		info, err := os.Lstat(filepath.Join(folder, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mode, uid, gid := want.mode, os.Geteuid(), os.Getegid()
+		if want.given && root {
+			uid, gid = 65534, 65533
+		}
+		if name == "" && !root {
+			mode = 0o700
+		}
+		if stat := info.Sys().(*syscall.Stat_t); info.Mode().Perm() != mode || int(stat.Uid) != uid || int(stat.Gid) != gid {
+			t.Errorf("%q: %s of %d:%d", name, info.Mode(), stat.Uid, stat.Gid)
+		}
+	}
+	if err := guest.Stop(context.Background()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -382,8 +382,9 @@ func TestCollect(t *testing.T) {
 	for i := range 100 {
 		many["/many/"+strings.Repeat("x", i+1)] = strings.Repeat("y", i)
 	}
-	gone := map[string]string{}
+	gone, solid := map[string]string{}, map[string]string{}
 	for i := range 100 {
+		solid["/solid/"+strings.Repeat("x", i+1)] = "content" // an empty file fits onto a full disk
 		gone["/gone/"+strings.Repeat("x", i+1)] = "gone"
 	}
 	tests := []struct {
@@ -414,7 +415,7 @@ func TestCollect(t *testing.T) {
 			want: host.Collected{Files: 1, Bytes: 1, Refused: 1}, is: []error{domain.ErrRefusedName}, words: []string{"1 names"},
 		},
 		{name: "all vanished", path: "/gone", content: gone, is: []error{domain.ErrResourceNotFound}, words: []string{"and 92 more"}},
-		{name: "hopeless", path: "/many", full: true, content: many, is: []error{domain.ErrStorage}, words: []string{"were not tried"}},
+		{name: "hopeless", path: "/solid", full: true, content: solid, is: []error{domain.ErrStorage}, words: []string{"were not tried"}},
 		{
 			name: "over the limit on folders", path: "/many", limit: 100, content: many,
 			is: []error{domain.ErrNonFatalInternalError}, words: []string{"100 bytes", "FolderBytes", "were not tried"},

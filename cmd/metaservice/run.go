@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -48,7 +47,7 @@ func processMachine(around *setting, tools, config string) (ports.Machine, error
 	if err != nil {
 		return nil, err
 	}
-	text, err := readConfig(config)
+	guest, err := readConfig(config)
 	if err != nil {
 		return nil, err
 	}
@@ -68,31 +67,9 @@ func processMachine(around *setting, tools, config string) (ports.Machine, error
 		GuestTools:  tools,
 		Processes:   holder,
 		Serve:       around.serve,
-		GuestConfig: text,
+		GuestConfig: guest.text,
+		Owner:       guest.owner,
 		Output:      around.verbose,
 		Logger:      around.inner,
 	})
-}
-
-// maxConfig bounds the file of --config, as guest-tools do.
-const maxConfig = 1 << 20
-
-// readConfig reads the file of --config; the guest has a copy of it. An empty path is none.
-func readConfig(path string) (string, error) {
-	if path == "" {
-		return "", nil
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("--config can't be read: %w", err)
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, maxConfig+1))
-	if err == nil && len(text) > maxConfig {
-		err = fmt.Errorf("it has more than %d bytes", maxConfig)
-	}
-	if err != nil {
-		return "", fmt.Errorf("--config %q can't be read: %w", path, err)
-	}
-	return string(text), nil
 }
