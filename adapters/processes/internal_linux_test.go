@@ -1,6 +1,7 @@
 package processes
 
 import (
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -157,7 +158,7 @@ func TestDrainWaitsInAll(t *testing.T) {
 	}()
 	out.patience = 200 * time.Millisecond
 	out.commandEnded()
-	if n, err := io.Copy(io.Discard, out); err != nil || n == 0 || n > 200 {
+	if n, err := io.Copy(io.Discard, out); !errors.Is(err, ports.ErrOutputCut) || n == 0 || n > 200 {
 		t.Errorf("%d bytes came, %v", n, err)
 	}
 	close(stop)
@@ -182,11 +183,38 @@ func TestDrainEndsAFlood(t *testing.T) {
 	}
 	out.commandEnded()
 	n, err := io.Copy(io.Discard, out)
-	if err != nil || n < DrainMost || n > DrainMost+2*pipeSize {
+	if !errors.Is(err, ports.ErrOutputCut) || n < DrainMost || n > DrainMost+2*pipeSize {
 		t.Errorf("%d bytes came, %v", n, err)
 	}
 	out.Close()
 	<-done // a broken pipe
+}
+
+// TestDrainThatIsJustNotCut: as much as may come, and then the end, is all there was.
+func TestDrainThatIsJustNotCut(t *testing.T) {
+	for over, want := range map[int]error{0: io.EOF, 1: ports.ErrOutputCut} {
+		out, childs := drained(t, nil)
+		out.commandEnded()
+		out.draining, out.room = true, DrainMost // before the first byte is there
+		done := make(chan error, 1)
+		go func() {
+			_, err := childs.Write(make([]byte, DrainMost+over))
+			done <- errors.Join(err, childs.Close())
+		}()
+		total := 0
+		var err error
+		for p := make([]byte, 1<<16); err == nil; {
+			var n int
+			n, err = out.Read(p)
+			total += n
+		}
+		if wrote := <-done; err != want || total != DrainMost || wrote != nil {
+			t.Errorf("of %d bytes %d came, and then %v; %v", DrainMost+over, total, err, wrote)
+		}
+		if _, again := out.Read(make([]byte, 1)); again != want {
+			t.Errorf("and then %v", again)
+		}
+	}
 }
 
 // TestCgroupWithoutKill: kernels before 5.14 have no cgroup.kill, so all are frozen and killed one by one.

@@ -3,7 +3,6 @@ package processes
 import (
 	"errors"
 	"io"
-	"math"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -30,6 +29,7 @@ type output struct {
 	room     int64         // while draining: bytes that may still come
 	patience time.Duration // while draining: time that may still be waited
 	came     time.Duration // while draining: the patience that was left when the last byte came
+	lull     time.Duration // while draining: waiting for so long at its end is for one that is silent
 	end      error         // set once over: io.EOF or ports.ErrOutputCut
 }
 
@@ -118,7 +118,7 @@ func (o *output) Read(p []byte) (int, error) {
 		if !o.draining && o.ended.Load() {
 			o.draining = true
 			o.room = o.buffered() + DrainMost
-			o.came = math.MaxInt64
+			o.came, o.lull = o.patience, o.patience/2
 		}
 		into := p
 		if o.draining {
@@ -157,9 +157,10 @@ func (o *output) Read(p []byte) (int, error) {
 	return 0, o.end
 }
 
-// givenUp is what an output ends with whose time is over: whether something wrote up to then.
+// givenUp is what an output ends with whose time is over: whether something wrote up to then. What a tree
+// may write that was silent for the last half of the time is no more missed than what it writes in an hour.
 func (o *output) givenUp() error {
-	if o.buffered() > 0 || o.came-o.patience < drainLull {
+	if o.buffered() > 0 || o.came-o.patience < o.lull {
 		return ports.ErrOutputCut
 	}
 	return io.EOF

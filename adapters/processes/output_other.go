@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/hexworker/metaservice/ports"
 )
 
 // output is the reading end of what a tree writes. Not every system's files have deadlines, so a
@@ -23,8 +25,10 @@ type output struct {
 	// The reader's own.
 	rest     []byte
 	over     bool
+	cut      bool // the tree still wrote when it was given up
 	room     int64
 	patience time.Duration
+	came     time.Duration // the patience that was left when the last chunk came
 }
 
 func newOutput(file *os.File) *output {
@@ -35,6 +39,7 @@ func newOutput(file *os.File) *output {
 		closed:   make(chan struct{}),
 		room:     DrainMost,
 		patience: DrainWait,
+		came:     DrainWait,
 	}
 	go o.pump()
 	return o
@@ -71,6 +76,9 @@ func (o *output) Read(p []byte) (int, error) {
 		o.over = o.rest == nil
 	}
 	if o.over {
+		if o.cut {
+			return 0, ports.ErrOutputCut
+		}
 		return 0, io.EOF
 	}
 	n := copy(p, o.rest)
@@ -87,20 +95,28 @@ func (o *output) next() []byte {
 		return chunk
 	case <-o.ended:
 	}
-	if o.room <= 0 || o.patience <= 0 {
+	if o.patience <= 0 {
+		o.cut = o.came-o.patience < DrainWait/2
 		return nil
 	}
 	since := time.Now()
-	defer func() { o.patience -= time.Since(since) }()
 	over := time.NewTimer(o.patience)
 	defer over.Stop()
 	select {
 	case <-o.closed:
 		return nil
 	case chunk := <-o.chunks:
+		if chunk != nil && o.room <= 0 {
+			o.cut = true
+			return nil
+		}
+		o.patience -= time.Since(since)
+		o.came = o.patience
 		o.room -= int64(len(chunk))
 		return chunk
 	case <-over.C:
+		o.patience -= time.Since(since)
+		o.cut = o.came-o.patience < DrainWait/2
 		return nil
 	}
 }

@@ -18,9 +18,6 @@ const (
 	// DrainMost is how many bytes Output delivers at most beyond those that were in it when the command
 	// ended, so that a child that writes without pause can't keep it open for ever.
 	DrainMost = 16 << 20
-	// drainLull is for how long a tree must have written nothing at the end of DrainWait to count as
-	// one that is silent: what it may write later is no more missed than what it writes after an hour.
-	drainLull = DrainWait / 2
 
 	// killPatience is how long a process may take to die of SIGKILL before it is called a survivor: one
 	// that is stuck in the kernel may take for ever.

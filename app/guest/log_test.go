@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
 )
 
 // numbered is text of which any part can be told from any other.
@@ -195,6 +196,25 @@ func TestNotesBeginALine(t *testing.T) {
 		w.guest.task.note("too late")
 		w.same("the log", "guest-tools: one\nhalf a line\nguest-tools: two\na line\nguest-tools: three [31m \n", w.peer.Seen().Log)
 	})
+}
+
+// A child that writes on after the command's end is cut off sometime: whoever reads the log must see where.
+// The task itself has ended as it has.
+func TestOutputThatIsCut(t *testing.T) {
+	for text, want := range map[string]string{"whole\n": "whole\n", "half": "half\n", "": ""} {
+		inBubble(t, asItIs, func(w *world) {
+			if text != "" {
+				w.write(text)
+			}
+			w.process.exit(success)
+			w.process.w.CloseWithError(ports.ErrOutputCut)
+			w.settle(time.Second)
+			w.same("the log", want+line(ports.ErrOutputCut.Error()), w.peer.Seen().Log)
+			report := success
+			report.Message = ports.ErrOutputCut.Error()
+			w.same("results", []domain.Result{{Success: true, Report: &report}}, w.peer.Seen().Results)
+		})
+	}
 }
 
 // Output in small pieces is gathered, but never for long enough to be seen.

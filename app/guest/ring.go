@@ -8,6 +8,7 @@ import "sync"
 type ring struct {
 	buf    []byte
 	filled chan struct{} // signals that there may be more to take
+	plenty chan struct{} // signals that there may be a block, or more, to take
 	freed  chan struct{} // signals that there may be more room
 
 	mu    sync.Mutex
@@ -16,7 +17,7 @@ type ring struct {
 }
 
 func newRing(size int) *ring {
-	return &ring{buf: make([]byte, size), filled: make(chan struct{}, 1), freed: make(chan struct{}, 1)}
+	return &ring{buf: make([]byte, size), filled: make(chan struct{}, 1), plenty: make(chan struct{}, 1), freed: make(chan struct{}, 1)}
 }
 
 // room is where more can be put, up to the end of the memory; it waits until there is any.
@@ -46,8 +47,12 @@ func (r *ring) roomNow() []byte {
 func (r *ring) put(n int) {
 	r.mu.Lock()
 	r.n += n
+	block := r.n >= logBlock
 	r.mu.Unlock()
 	signal(r.filled)
+	if block {
+		signal(r.plenty)
+	}
 }
 
 // held is what can be taken next, up to the end of the memory. It doesn't wait.

@@ -138,6 +138,10 @@ func (g *Guest) run(ctx, stop context.Context, execute domain.Execute) {
 		whole = false
 		add(&report, "the log was not delivered whole: "+err.Error())
 	}
+	if err := log.wasCut(); err != nil {
+		g.log.Warn("the log is not all that the task wrote", "error", err)
+		add(&report, err.Error())
+	}
 	if cut {
 		g.log.Warn("the task was cut short, its result is not reported")
 		return

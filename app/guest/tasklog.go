@@ -49,6 +49,7 @@ type taskLog struct {
 	progress time.Time // when the host last took something
 	lost     int64     // bytes in the writes with which connections broke; those before may be lost, too
 	unsent   int64     // bytes that were dropped
+	cut      error     // why the output isn't all that the tree wrote
 	failure  error     // the first reason for which the log isn't whole
 }
 
@@ -69,10 +70,19 @@ func newTaskLog(host ports.Host, link *link, log *slog.Logger) *taskLog {
 func (l *taskLog) pump(output io.Reader) {
 	l.pumps.Go(func() {
 		defer l.end()
+		last := byte('\n')
 		for {
-			n, err := output.Read(l.ring.room())
+			room := l.ring.room()
+			n, err := output.Read(room)
+			if n > 0 {
+				last = room[n-1]
+			}
 			l.ring.put(n)
 			if err == io.EOF {
+				return
+			}
+			if errors.Is(err, ports.ErrOutputCut) {
+				l.cutHere(err, last != '\n')
 				return
 			}
 			if err != nil {
@@ -81,6 +91,30 @@ func (l *taskLog) pump(output io.Reader) {
 			}
 		}
 	})
+}
+
+// cutHere puts a line of ours where the output was cut, after all of it. Only the reading goroutine may.
+func (l *taskLog) cutHere(why error, midline bool) {
+	l.mu.Lock()
+	l.cut = why
+	l.mu.Unlock()
+	text := line(why.Error())
+	if midline {
+		text = "\n" + text
+	}
+	for text != "" {
+		n := copy(l.ring.room(), text)
+		l.ring.put(n)
+		text = text[n:]
+	}
+}
+
+// wasCut is why the output ended before the tree had written all; nil is that it didn't. It is known when
+// the log was awaited.
+func (l *taskLog) wasCut() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cut
 }
 
 // note adds a line of ours, unless the log has ended.
@@ -170,7 +204,7 @@ func (l *taskLog) next() (block []byte, note bool) {
 		l.mu.Unlock()
 		held := l.ring.held()
 		if len(held) > 0 && len(held) < logBlock && !ended && time.Since(l.sent) < logGather {
-			sleep(l.drop, logGather)
+			l.gather()
 			held = l.ring.held()
 		}
 		if len(held) > 0 {
@@ -180,6 +214,17 @@ func (l *taskLog) next() (block []byte, note bool) {
 			return nil, false
 		}
 		<-l.ring.filled
+	}
+}
+
+// gather waits for a block to come together, or for as long as nobody notices.
+func (l *taskLog) gather() {
+	timer := time.NewTimer(logGather)
+	defer timer.Stop()
+	select {
+	case <-l.ring.plenty:
+	case <-timer.C:
+	case <-l.drop.Done():
 	}
 }
 

@@ -104,7 +104,7 @@ func readAll(t *testing.T, process ports.Process) string {
 func readWithin(process ports.Process, patience time.Duration) (text string, ended bool) {
 	watch := time.AfterFunc(patience, func() { process.Close() })
 	all, err := io.ReadAll(process.Output())
-	return string(all), watch.Stop() && err == nil
+	return string(all), watch.Stop() && (err == nil || errors.Is(err, ports.ErrOutputCut))
 }
 
 // readLine reads up to a newline, byte by byte: what follows is for the next one.

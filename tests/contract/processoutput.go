@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -20,6 +21,7 @@ var processOutputs = map[string]func(*testing.T, ports.Processes){
 	"a slow reader gets all":                         processSlowReader,
 	"a child holds the output open":                  processChildHolds,
 	"a child floods the output":                      processChildFloods,
+	"a child drips into the output":                  processChildDrips,
 	"a terminal's children live on":                  processNoHangup,
 	"what a command prints as it exits is all there": processLastWords,
 }
@@ -100,11 +102,25 @@ func processChildHolds(t *testing.T, processes ports.Processes) {
 	})
 }
 
+// processChildDrips: what writes slowly until its time is over was cut, too.
+func processChildDrips(t *testing.T, processes ports.Processes) {
+	bothWays(t, shell(t, "(while :; do echo drip; sleep 0.1; done) & exit 0"), func(kind string, spec ports.ProcessSpec) {
+		process := startProcess(t, processes, spec)
+		readAll(t, process)
+		if n, err := process.Output().Read(make([]byte, 1)); n != 0 || !errors.Is(err, ports.ErrOutputCut) {
+			t.Errorf("%s: the end of it is %d, %v; it was cut", kind, n, err)
+		}
+	})
+}
+
 func processChildFloods(t *testing.T, processes ports.Processes) {
 	bothWays(t, shell(t, "echo first; yes & exit 0"), func(kind string, spec ports.ProcessSpec) {
 		process := startProcess(t, processes, spec)
 		if got := readAll(t, process); !strings.HasPrefix(got, "first\n") {
 			t.Errorf("%s: the output begins with %.100q", kind, got)
+		}
+		if n, err := process.Output().Read(make([]byte, 1)); n != 0 || !errors.Is(err, ports.ErrOutputCut) {
+			t.Errorf("%s: the end of it is %d, %v; it was cut", kind, n, err)
 		}
 		wantReport(t, process, domain.Report{Reason: domain.ReasonExited})
 	})
