@@ -23,12 +23,23 @@ const (
 	// shimPatience is for a shim to answer, beyond the time that it was given and that the dead need. One
 	// that doesn't is stuck, or was stopped by the tree that it holds.
 	shimPatience = killPatience + 5*time.Second
+	// shimDeath is how long a shim may take to die of SIGKILL when there is a hurry.
+	shimDeath = time.Second
 )
+
+// shimProcess is the shim's *os.Process.
+type shimProcess interface {
+	Kill() error
+	Signal(os.Signal) error
+	Wait() (*os.ProcessState, error)
+}
 
 // lifeline is a tree that a shim holds, as seen by the one who started it. When its end of the control
 // socket closes, the shim ends the tree.
 type lifeline struct {
-	shim    *os.Process
+	shim    shimProcess
+	pid     int     // the shim's
+	tree    *strays // what of the tree can be found without it
 	control *os.File
 	gone    chan struct{}    // closed when the shim has ended, and what it left has been dealt with
 	left    []ports.Survivor // set before gone is closed
@@ -61,7 +72,8 @@ func startShim(line []string, cmd *command, output *os.File, ended func(domain.R
 	}
 	if err == nil && first.Event == eventStarted {
 		_ = l.control.SetDeadline(time.Time{})
-		go l.listen(events, &strays{command: first.PID, start: first.Start, output: written}, ended)
+		l.tree = &strays{command: first.PID, start: first.Start, output: written}
+		go l.listen(events, ended)
 		return l, nil
 	}
 	_ = l.shim.Kill()
@@ -101,11 +113,11 @@ func runShim(line []string, output *os.File) (*lifeline, error) {
 		ours.Close()
 		return nil, err
 	}
-	return &lifeline{shim: shim, control: ours, gone: make(chan struct{}), kills: make(map[int]chan<- []ports.Survivor)}, nil
+	return &lifeline{shim: shim, pid: shim.Pid, control: ours, gone: make(chan struct{}), kills: make(map[int]chan<- []ports.Survivor)}, nil
 }
 
 // listen takes in what the shim tells until it ends. It calls ended, once.
-func (l *lifeline) listen(events *json.Decoder, tree *strays, ended func(domain.Report)) {
+func (l *lifeline) listen(events *json.Decoder, ended func(domain.Report)) {
 	defer close(l.gone)
 	exited := false
 	for {
@@ -125,7 +137,7 @@ func (l *lifeline) listen(events *json.Decoder, tree *strays, ended func(domain.
 	}
 	state, err := l.shim.Wait()
 	if err != nil || !state.Success() || !exited {
-		l.left = tree.kill()
+		l.left = l.tree.kill()
 	}
 	if !exited {
 		ended(lost(fmt.Sprintf("its shim ended (%s), and the command was killed: a process with the shim's rights must have killed it", state)))
@@ -193,7 +205,8 @@ func (l *lifeline) kill(ctx context.Context, grace time.Duration) ([]ports.Survi
 	stuck := time.NewTimer(max(grace, 0) + shimPatience)
 	defer stuck.Stop()
 	over := ctx.Done()
-	for {
+	patience := shimPatience // for a shim that was killed
+	for killed := 0; ; {
 		select {
 		case survivors := <-answer:
 			if len(survivors) > 0 {
@@ -203,14 +216,41 @@ func (l *lifeline) kill(ctx context.Context, grace time.Duration) ([]ports.Survi
 		case <-l.gone:
 			return l.left, nil
 		case <-over:
-			over = nil
+			over, patience = nil, shimDeath
+			if killed > 0 {
+				stuck.Reset(patience)
+				continue
+			}
 			_ = l.ask(shimRequest{Op: opHurry, ID: id})
 			stuck.Reset(shimPatience)
 		case <-stuck.C:
-			_ = l.shim.Kill() // then listen kills the tree in its place
-			stuck.Reset(shimPatience)
+			switch killed++; {
+			case killed == 1:
+				_ = l.shim.Kill() // then listen kills the tree in its place
+				stuck.Reset(patience)
+			case killed == 2 && !alive(l.pid):
+				stuck.Reset(shimPatience) // listen is at it
+			default:
+				return l.giveUp(), nil
+			}
 		}
 	}
+}
+
+// alive tells whether there is a process that is no zombie.
+func alive(pid int) bool {
+	s, err := readStat(pid)
+	return err == nil && !s.dead()
+}
+
+// giveUp is for a shim that even SIGKILL doesn't end, since it is held in the kernel: it kills what it finds
+// of the tree, and returns the rest, which the shim is of.
+func (l *lifeline) giveUp() []ports.Survivor {
+	left := l.tree.kill()
+	if s, err := readStat(l.pid); err == nil && !s.dead() {
+		left = append(left, ports.Survivor{PID: s.pid, Command: s.command})
+	}
+	return left
 }
 
 // release hangs up, upon which a shim with survivors tries once more, alone, and ends.
