@@ -44,6 +44,8 @@ type Engine struct {
 	config  EngineConfig
 	closing context.Context // ends with Dispose
 	close   context.CancelFunc
+	polite  context.Context // ends when there is no time left to ask guests to stop: they are killed
+	hurry   context.CancelFunc
 	running sync.WaitGroup // the builders that start, and the sandboxes that are not released
 
 	mu        sync.Mutex // guards what follows
@@ -76,6 +78,7 @@ func NewEngine(config EngineConfig) (*Engine, error) {
 	}
 	e := &Engine{config: config, sandboxes: make(map[*Sandbox]struct{})}
 	e.closing, e.close = context.WithCancel(context.Background())
+	e.polite, e.hurry = context.WithCancel(context.Background())
 	return e, nil
 }
 
@@ -85,7 +88,7 @@ func (e *Engine) Build(payload Payload, log ports.LogSink) (*Builder, error) {
 	if err := payload.Execute.Check(); err != nil {
 		return nil, err
 	}
-	if err := e.checkMachine(payload.Machine); err != nil {
+	if err := e.CheckMachine(payload.Machine); err != nil {
 		return nil, err
 	}
 	if err := e.takePlace(); err != nil {
@@ -98,26 +101,31 @@ func (e *Engine) Build(payload Payload, log ports.LogSink) (*Builder, error) {
 	return &Builder{engine: e, payload: payload, log: log, proxies: make(map[string]ports.Handler)}, nil
 }
 
-// checkMachine has the machine look at its options. Its mistakes are told with their place in the
+// CheckMachine has the machine look at its options. Its mistakes are told with their place in the
 // payload.
-func (e *Engine) checkMachine(options []byte) error {
+func (e *Engine) CheckMachine(options []byte) error {
 	check := ports.NoMachineOptions
 	if machine, ok := e.config.Machine.(ports.MachineWithOptions); ok {
 		check = machine.CheckOptions
 	}
 	err := check(options)
 	if malformed, ok := errors.AsType[*ports.MalformedPayloadError](err); ok {
-		placed := slices.Clone(malformed.Mistakes)
-		for i := range placed {
-			path := "machine"
-			if placed[i].Path != "" {
-				path += "." + placed[i].Path
-			}
-			placed[i].Path = path
-		}
-		return &ports.MalformedPayloadError{Mistakes: placed}
+		return inPayload(malformed)
 	}
 	return err
+}
+
+// inPayload tells a machine's mistakes with their place in the payload.
+func inPayload(malformed *ports.MalformedPayloadError) error {
+	placed := slices.Clone(malformed.Mistakes)
+	for i := range placed {
+		path := "machine"
+		if placed[i].Path != "" {
+			path += "." + placed[i].Path
+		}
+		placed[i].Path = path
+	}
+	return &ports.MalformedPayloadError{Mistakes: placed}
 }
 
 func (e *Engine) takePlace() error {
@@ -177,6 +185,10 @@ func (e *Engine) Dispose(ctx context.Context) error {
 	e.disposed = true
 	e.mu.Unlock()
 	e.close() // ends what is starting; each sandbox that is running releases itself
+	defer context.AfterFunc(ctx, e.hurry)()
+	if deadline, ok := ctx.Deadline(); ok { // the guests that are killed have to be gone by then
+		defer time.AfterFunc(time.Until(deadline)*3/4, e.hurry).Stop()
+	}
 	done := make(chan struct{})
 	go func() { // ends with the last sandbox
 		e.running.Wait()
@@ -260,13 +272,16 @@ func (b *Builder) Discard() error {
 // StartSandbox implements ports.SandboxBuilder.
 func (b *Builder) StartSandbox(ctx context.Context) (ports.Sandbox, error) {
 	sandbox, err := b.Start(ctx)
-	if err != nil {
-		return nil, err // not a nil Sandbox in an interface that isn't
+	switch {
+	case err == nil:
+		return sandbox, nil
+	case errors.Is(err, domain.ErrSandboxBuilderDiscarded), errors.Is(err, domain.ErrSandboxTerminated):
+		return nil, err
 	}
-	return sandbox, nil
+	return nil, fmt.Errorf("%w: %w", domain.ErrNonFatalInternalError, err)
 }
 
-// Start is StartSandbox.
+// Start is StartSandbox, with more of a sandbox, and with errors that are not in classes.
 func (b *Builder) Start(ctx context.Context) (*Sandbox, error) {
 	b.mu.Lock()
 	err := b.life.Start()
@@ -289,7 +304,7 @@ func (b *Builder) Start(ctx context.Context) (*Sandbox, error) {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 			err = fmt.Errorf("%w: %w", cause, err)
 		}
-		return nil, fmt.Errorf("%w: %w", domain.ErrNonFatalInternalError, err)
+		return nil, err
 	}
 	return newSandbox(e, task), nil
 }

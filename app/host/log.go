@@ -154,10 +154,19 @@ func (s *Service) Resolve(_ context.Context, result domain.Result) error {
 	defer s.mu.Unlock()
 	first, err := s.resolution.Resolve(result)
 	if first {
-		close(s.over)
+		s.endTask()
 		s.spawn(s.settle)
 	}
 	return err
+}
+
+// endTask ends what serves the task alone; s.mu must be held.
+func (s *Service) endTask() {
+	select {
+	case <-s.over:
+	default:
+		close(s.over)
+	}
 }
 
 // settle waits for the log to end, and then tells the outcome, once. It runs on its own goroutine:
@@ -181,8 +190,14 @@ func (s *Service) settle() {
 }
 
 // CloseLog waits for the log bodies that are open, for a moment, and closes the log: the sink is not
-// written to any more. It returns the log's account. Only a sink that blocks may still be in a Write.
-func (s *Service) CloseLog() domain.LogSummary { return s.closeLog(closeGrace) }
+// written to any more. It returns the log's account. Only a sink that blocks may still be in a Write. It
+// is for a task that has ended without a result: what served it is over.
+func (s *Service) CloseLog() domain.LogSummary {
+	s.mu.Lock()
+	s.endTask()
+	s.mu.Unlock()
+	return s.closeLog(closeGrace)
+}
 
 func (s *Service) closeLog(patience time.Duration) domain.LogSummary {
 	timer := time.NewTimer(patience)

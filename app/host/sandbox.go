@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
@@ -33,7 +34,7 @@ func newSandbox(e *Engine, task *Task) *Sandbox {
 		disposed: make(chan struct{}),
 		released: make(chan struct{}),
 	}
-	s.stop, s.hurry = context.WithCancel(context.Background())
+	s.stop, s.hurry = context.WithCancel(e.polite)
 	s.dispose = sync.OnceFunc(func() { close(s.disposed) })
 	e.keep(s)
 	go s.release() // ends when nothing of the sandbox is left; Engine.Dispose waits for it
@@ -163,10 +164,37 @@ func (r *resultSet) usable() error {
 	}
 }
 
+// reach is ctx for asking the guest for files: it ends when nobody is there to answer, too. Nobody
+// should have to wait for three tries to learn that a machine has died. Call done at the end.
+func (r *resultSet) reach(ctx context.Context) (reach context.Context, done func()) {
+	ctx, stop := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		task := r.sandbox.task
+		select {
+		case <-r.sandbox.disposed:
+			stop(domain.ErrSandboxTerminated)
+		case <-r.sandbox.released:
+			stop(domain.ErrSandboxTerminated)
+		case <-task.Gone():
+			stop(fmt.Errorf("%w: the guest's machine has ended", domain.ErrNonFatalInternalError))
+		case <-task.service.Lost():
+			stop(fmt.Errorf("%w: %w", domain.ErrNonFatalInternalError, domain.ErrGuestLost))
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		stop(nil)
+		watch.Wait()
+	}
+}
+
 func (r *resultSet) ExtractFile(ctx context.Context, path string) (io.ReadSeekCloser, error) {
 	if err := r.usable(); err != nil {
 		return nil, err
 	}
+	ctx, done := r.reach(ctx)
+	defer done()
 	return r.sandbox.task.service.Fetch(ctx, path, r.sandbox.engine.config.Storage)
 }
 
@@ -174,6 +202,8 @@ func (r *resultSet) ExtractFolder(ctx context.Context, path string, handler port
 	if err := r.usable(); err != nil {
 		return err
 	}
+	ctx, done := r.reach(ctx)
+	defer done()
 	listing, err := r.sandbox.task.service.List(ctx, path)
 	if err != nil {
 		return err
@@ -183,8 +213,9 @@ func (r *resultSet) ExtractFolder(ctx context.Context, path string, handler port
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	storage := newFolderStorage(r.sandbox.engine.config.Storage, r.sandbox.task.service.limits.FolderBytes)
 	eachFile(ctx, listing.Files, func(file domain.ListedFile) {
-		if err := r.extract(ctx, file, handler); err != nil {
+		if err := r.extract(ctx, file, storage, handler); err != nil {
 			stop(err) // the first counts
 		}
 	})
@@ -198,8 +229,8 @@ func (r *resultSet) ExtractFolder(ctx context.Context, path string, handler port
 	return nil
 }
 
-func (r *resultSet) extract(ctx context.Context, listed domain.ListedFile, handler ports.FileHandler) error {
-	file, err := r.sandbox.task.service.Fetch(ctx, listed.Path, r.sandbox.engine.config.Storage)
+func (r *resultSet) extract(ctx context.Context, listed domain.ListedFile, storage ports.Storage, handler ports.FileHandler) error {
+	file, err := r.sandbox.task.service.Fetch(ctx, listed.Path, storage)
 	if err != nil {
 		return err
 	}
@@ -208,6 +239,58 @@ func (r *resultSet) extract(ctx context.Context, listed domain.ListedFile, handl
 		return fmt.Errorf("%w: %w", domain.ErrHandlerInterrupt, err)
 	}
 	return nil
+}
+
+// folderStorage keeps all files of one folder together within Limits.FolderBytes.
+type folderStorage struct {
+	ports.Storage
+	left atomic.Int64
+	full error
+}
+
+func newFolderStorage(inner ports.Storage, most int64) *folderStorage {
+	s := &folderStorage{Storage: inner, full: &domain.LimitError{Limit: "FolderBytes", Max: most, Unit: "bytes"}}
+	s.left.Store(most)
+	return s
+}
+
+func (s *folderStorage) Create(size int64) (ports.Upload, error) {
+	if size > s.left.Load() {
+		return nil, s.full
+	}
+	upload, err := s.Storage.Create(size)
+	if err != nil {
+		return nil, err
+	}
+	return &folderUpload{Upload: upload, storage: s}, nil
+}
+
+type folderUpload struct {
+	ports.Upload
+	storage *folderStorage
+	taken   int64 // given back where the try fails
+}
+
+func (u *folderUpload) Write(p []byte) (int, error) {
+	u.taken += int64(len(p))
+	if u.storage.left.Add(-int64(len(p))) < 0 {
+		return 0, u.storage.full
+	}
+	return u.Upload.Write(p)
+}
+
+func (u *folderUpload) Commit() (io.ReadSeekCloser, error) {
+	file, err := u.Upload.Commit()
+	if err == nil {
+		u.taken = 0
+	}
+	return file, err
+}
+
+func (u *folderUpload) Close() error {
+	u.storage.left.Add(u.taken)
+	u.taken = 0
+	return u.Upload.Close()
 }
 
 // Dispose implements ports.ResultSet.

@@ -39,7 +39,7 @@ type Service struct {
 	close      context.CancelCauseFunc
 	stopPolls  func()         // once
 	polling    chan struct{}  // closed when polls are stopped
-	over       chan struct{}  // closed when the guest has reported a result
+	over       chan struct{}  // closed when the guest has reported a result, or is not asked for one any more
 	settled    chan struct{}  // closed when outcome is there
 	called     chan struct{}  // closed at the guest's first request
 	lost       chan struct{}  // closed when the guest is lost
