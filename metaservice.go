@@ -60,7 +60,7 @@ type (
 	Listing = domain.Listing
 )
 
-// Errors of the service, and of the engine to come. The old forms return ErrResourceNotFound and
+// Errors of the service and of the engine. The old forms return ErrResourceNotFound and
 // those of shells bare, for users who compare with ==; everything else is for errors.Is.
 var (
 	// ErrResourceNotFound is a file or folder that isn't there.
@@ -104,10 +104,11 @@ func NewTemporaryStorage(folder string) (TemporaryStorage, error) {
 	return storage, nil
 }
 
-// Environment is what a MetaService finds around it. The zero Environment works.
+// Environment is what a MetaService, or an engine, finds around it. The zero Environment works.
 type Environment struct {
 	TemporaryStorage TemporaryStorage // nil: files in the system's folder for temporary files
 	Logger           *slog.Logger     // nil: silence
+	Machine          Machine          // of an engine; nil: the process machine, which isolates nothing
 }
 
 // Option changes what New makes.
@@ -276,19 +277,6 @@ func bare(err error) error {
 		return ErrResourceNotFound
 	}
 	return err
-}
-
-// Shell is a process in the guest with its streams here.
-type Shell interface {
-	StdinPipe() io.WriteCloser
-	StdoutPipe() io.ReadCloser
-	StderrPipe() io.ReadCloser
-	// SetSize sets the size of the shell's terminal, in characters.
-	SetSize(columns, rows uint16) error
-	// Abort ends the shell.
-	Abort() error
-	// Wait waits for the shell to end, and tells whether it succeeded.
-	Wait() (bool, error)
 }
 
 var _ http.Handler = (*MetaService)(nil)
