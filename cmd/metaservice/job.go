@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hexworker/metaservice/adapters/chiapi"
+	"github.com/hexworker/metaservice/adapters/tempfiles"
 	"github.com/hexworker/metaservice/adapters/uuids"
 	"github.com/hexworker/metaservice/app/host"
 	"github.com/hexworker/metaservice/domain"
@@ -51,7 +52,7 @@ func (j *job) run() int {
 	if j.timeout > 0 {
 		defer time.AfterFunc(j.timeout, j.out.hurry).Stop()
 	}
-	task, err := j.start()
+	engine, sandbox, err := j.start()
 	if err != nil {
 		e.outcome = domain.Outcome{Status: domain.StatusMachineDied, Err: err}
 		if j.interrupts.came() != 0 {
@@ -60,11 +61,12 @@ func (j *job) run() int {
 		e.took = time.Since(e.begun)
 		j.skip(&e, errors.New("the guest never started"))
 	} else {
+		task := sandbox.Task()
 		e.outcome = j.watch(task)
 		e.took = time.Since(e.begun)
 		j.out.giveUp() // the log is closed: only what nobody reads is still on its way
 		j.collect(&e, task)
-		if err := j.stop(task); err != nil {
+		if err := j.stop(engine, sandbox); err != nil {
 			e.reasons = append(e.reasons, fmt.Errorf("the machine did not end as it should: %w", err))
 		}
 	}
@@ -79,22 +81,36 @@ func (j *job) run() int {
 	return status
 }
 
-func (j *job) start() (*host.Task, error) {
+// start starts a sandbox, the only one of its engine: a worker's tasks run in no other way.
+func (j *job) start() (*host.Engine, *host.Sandbox, error) {
 	ctx, cancel := until(j.interrupts.first)
 	defer cancel()
-	return host.Start(ctx, host.Job{
-		Config: host.Config{
-			Execute: j.execute,
-			Log:     j.record,
-			Limits:  j.limits,
-			IDs:     uuids.Random{},
-			Logger:  j.inner,
+	storage, err := tempfiles.New("")
+	if err != nil {
+		return nil, nil, err
+	}
+	engine, err := host.NewEngine(host.EngineConfig{
+		Machine: j.machine,
+		Handler: func(api ports.GuestAPI, _ map[string]ports.Handler) ports.Handler {
+			return chiapi.New(api, j.inner)
 		},
-		Machine:     j.machine,
-		Handler:     func(api ports.GuestAPI) ports.Handler { return chiapi.New(api, j.inner) },
-		Timeout:     j.timeout,
-		BootTimeout: j.bootTimeout,
+		Storage:        storage,
+		IDs:            uuids.Random{},
+		Logger:         j.inner,
+		Limits:         j.limits,
+		MaxConcurrency: 1,
+		BootTimeout:    j.bootTimeout,
+		StopTimeout:    stopPatience,
 	})
+	if err != nil {
+		return nil, nil, err
+	}
+	builder, err := engine.Build(host.Payload{Execute: j.execute, Timeout: j.timeout}, j.record)
+	if err != nil {
+		return nil, nil, err
+	}
+	sandbox, err := builder.Start(ctx)
+	return engine, sandbox, err
 }
 
 // watch waits for the task's end, and brings it about where a signal or a log that can't be kept asks
@@ -213,12 +229,10 @@ func (j *job) settle(e *ended, f fetched) {
 }
 
 // stop stops the machine, at once if one more signal comes.
-func (j *job) stop(task *host.Task) error {
+func (j *job) stop(engine *host.Engine, sandbox *host.Sandbox) error {
 	ctx, cancel := until(j.interrupts.second)
 	defer cancel()
-	ctx, cancelTimeout := context.WithTimeout(ctx, stopPatience)
-	defer cancelTimeout()
-	return task.Close(ctx)
+	return errors.Join(sandbox.Release(ctx), engine.Dispose(context.Background()))
 }
 
 // tell says something on standard error.
