@@ -1,10 +1,13 @@
 package wire
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"sync"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -18,36 +21,115 @@ type Files struct {
 	NotFound bool     `json:"notFound"`
 }
 
-// filesBlock is how much of a list is gathered before it is written.
-const filesBlock = 64 << 10
+const (
+	// filesBlock is how much of a list is gathered before it is written.
+	filesBlock = 64 << 10
+	// filesBeat is how often a list that takes its time writes what it has, and filesLeast how much that
+	// is at least: newlines, which JSON allows between names, stand in for what isn't found yet. A host
+	// gives up who sends less than 1 KiB/s, and a large tree may have few files.
+	filesBeat  = time.Second
+	filesLeast = 2 << 10
+)
 
-// EncodeFiles writes the answer to a list-folder as the names come. The first error of the sequence
-// or of w ends it, and leaves what is on the wire invalid, so that nobody takes half a list for the
-// whole.
+// EncodeFiles writes the answer to a list-folder as the names come, and something each second even if none
+// does. The first error of the sequence or of w ends it, and leaves what is on the wire invalid, so that
+// nobody takes half a list for the whole. It uses w from one goroutine at a time, and no more once it has
+// returned.
 func EncodeFiles(w io.Writer, names iter.Seq2[string, error]) error {
-	buf := make([]byte, 0, filesBlock+domain.MaxPath)
-	buf = append(buf, `{"files":[`...)
+	e := &filesEncoder{w: w, buf: make([]byte, 0, filesBlock+domain.MaxPath)}
+	e.buf = append(e.buf, `{"files":[`...)
+	stop := e.keepPace()
+	defer stop()
 	first := true
 	for name, err := range names {
 		if err != nil {
 			return err
 		}
-		if !first {
-			buf = append(buf, ',')
+		if err := e.add(name, first); err != nil {
+			return err
 		}
 		first = false
-		// A name that isn't UTF-8 can't be told in JSON: its odd bytes become U+FFFD (and err says
-		// so), the host then asks for a file of that name, and is told that there is none.
-		buf, _ = jsontext.AppendQuote(buf, name)
-		if len(buf) >= filesBlock {
-			if _, err := w.Write(buf); err != nil {
-				return err
-			}
-			buf = buf[:0]
-		}
 	}
-	_, err := w.Write(append(buf, `],"notFound":false}`...))
+	stop()
+	if e.err != nil {
+		return e.err
+	}
+	_, err := w.Write(append(e.buf, `],"notFound":false}`...))
 	return err
+}
+
+// filesEncoder is a list on its way out.
+type filesEncoder struct {
+	mu   sync.Mutex // held while writing, too: what finds names waits meanwhile, as it should
+	w    io.Writer
+	buf  []byte // ends where a newline may follow
+	sent int    // since the last beat
+	err  error
+}
+
+func (e *filesEncoder) add(name string, first bool) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.err != nil {
+		return e.err
+	}
+	if !first {
+		e.buf = append(e.buf, ',')
+	}
+	// A name that isn't UTF-8 can't be told in JSON: its odd bytes become U+FFFD (and err says
+	// so), the host then asks for a file of that name, and is told that there is none.
+	e.buf, _ = jsontext.AppendQuote(e.buf, name)
+	if len(e.buf) >= filesBlock {
+		e.write()
+	}
+	return e.err
+}
+
+func (e *filesEncoder) write() {
+	_, e.err = e.w.Write(e.buf)
+	e.sent += len(e.buf)
+	e.buf = e.buf[:0]
+}
+
+// beat writes what there is, and makes it enough.
+func (e *filesEncoder) beat() (ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.err != nil {
+		return false
+	}
+	for e.sent+len(e.buf) < filesLeast {
+		e.buf = append(e.buf, '\n')
+	}
+	if len(e.buf) > 0 {
+		e.write()
+	}
+	e.sent = 0
+	return e.err == nil
+}
+
+// keepPace beats until stop, which waits for the last beat and may be called twice.
+func (e *filesEncoder) keepPace() (stop func()) {
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(filesBeat)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				if !e.beat() {
+					return
+				}
+			case <-over:
+				return
+			}
+		}
+	}()
+	return sync.OnceFunc(func() {
+		close(over)
+		<-done
+	})
 }
 
 // EncodeFilesNotFound is the answer to a list-folder whose folder can't be walked.
@@ -209,10 +291,14 @@ func (d *filesDecoder) skip() error {
 }
 
 // tokenGuard keeps the parser from buffering one endless token, and remembers the reader's error.
+//
+// Of a run of newlines it passes the first on alone: the parser would keep them all until the next token,
+// and a guest that takes long to find a name sends many. One is enough to end whatever it may stand in.
 type tokenGuard struct {
-	r    io.Reader
-	left int
-	err  error
+	r       io.Reader
+	left    int
+	newline bool // the last byte was one
+	err     error
 }
 
 var errLongToken = fmt.Errorf("%w: a folder's list: a name or value of more than %d bytes", domain.ErrInvalidReply, 6*domain.MaxPath)
@@ -222,10 +308,33 @@ func (g *tokenGuard) Read(p []byte) (int, error) {
 		g.err = errLongToken
 		return 0, g.err
 	}
-	n, err := g.r.Read(p[:min(len(p), 64<<10)])
-	g.left -= n
-	if err != nil && err != io.EOF {
-		g.err = err
+	for {
+		n, err := g.r.Read(p[:min(len(p), 64<<10)])
+		n = g.squeeze(p[:n])
+		g.left -= n
+		if err != nil && err != io.EOF {
+			g.err = err
+		}
+		if n > 0 || err != nil || len(p) == 0 {
+			return n, err
+		}
 	}
-	return n, err
+}
+
+// squeeze takes newlines that follow another out of p, and returns how much is left.
+func (g *tokenGuard) squeeze(p []byte) int {
+	if bytes.IndexByte(p, '\n') < 0 {
+		g.newline = g.newline && len(p) == 0
+		return len(p)
+	}
+	n := 0
+	for _, c := range p {
+		if c == '\n' && g.newline {
+			continue
+		}
+		g.newline = c == '\n'
+		p[n] = c
+		n++
+	}
+	return n
 }
