@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
@@ -214,6 +216,18 @@ func TestDrainThatIsJustNotCut(t *testing.T) {
 		if _, again := out.Read(make([]byte, 1)); again != want {
 			t.Errorf("and then %v", again)
 		}
+	}
+}
+
+// TestOpenFilesFindsAll: what a kernel without close_range leaves to us.
+func TestOpenFilesFindsAll(t *testing.T) {
+	fd, err := unix.Dup(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if found := openFiles(); !slices.Contains(found, fd) || slices.Min(found) < firstInherited {
+		t.Errorf("descriptor %d isn't among %v, or a standard one is", fd, found)
 	}
 }
 

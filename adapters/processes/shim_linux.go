@@ -25,8 +25,7 @@ func ShimMain(args []string) int {
 		fmt.Fprintln(os.Stderr, "this holds the processes of a task: it is for this program's own use, and takes no arguments")
 		return 2
 	}
-	syscall.CloseOnExec(shimControl)
-	syscall.CloseOnExec(shimOutput)
+	HideInherited() // the control and the output among them
 	// All that can be caught is, and dropped, for a shim must outlive what it holds. Ignoring them
 	// would make the command ignore them too.
 	signal.Notify(make(chan os.Signal, 1))

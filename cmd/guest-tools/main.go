@@ -27,6 +27,7 @@ const (
 const shimCommand = "tree-shim"
 
 func main() {
+	processes.HideInherited()
 	if len(os.Args) > 1 && os.Args[1] == shimCommand {
 		os.Exit(processes.ShimMain(os.Args[2:]))
 	}

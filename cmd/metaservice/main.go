@@ -24,6 +24,7 @@ const (
 type streams struct{ out, err io.Writer }
 
 func main() {
+	processes.HideInherited()
 	if len(os.Args) > 1 && os.Args[1] == shimCommand {
 		os.Exit(processes.ShimMain(os.Args[2:]))
 	}
