@@ -88,8 +88,8 @@ func processesOf(run string) []string {
 	return found
 }
 
-// Fault 6: a child that goes on keeps the task open.
-func TestATaskEndsThoughAChildGoesOn(t *testing.T) {
+// A child that goes on kept the task open.
+func TestFault06ATaskEndsThoughAChildGoesOn(t *testing.T) {
 	for _, config := range []string{"tty: true", "tty: false"} {
 		folder := t.TempDir()
 		run := filepath.Base(folder) + config
@@ -115,9 +115,8 @@ func TestATaskEndsThoughAChildGoesOn(t *testing.T) {
 	}
 }
 
-// Fault 10: a kill is acknowledged before anything is dead, and a child that left the process group
-// survives.
-func TestAKillTakesTheWholeTree(t *testing.T) {
+// A kill was acknowledged before anything was dead, and a child that had left the process group survived.
+func TestFault10AKillTakesTheWholeTree(t *testing.T) {
 	folder := t.TempDir()
 	run := filepath.Base(folder)
 	log := &sink{}
