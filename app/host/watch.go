@@ -142,11 +142,14 @@ func (w *watcher) gone(event domain.Event, err error) domain.Outcome {
 	return w.closed(err)
 }
 
-// closed is an outcome without a result, with the log as far as it came.
+// closed is an outcome without a result, with the log as far as it came. An abort waits for none of it:
+// the task's log is open as long as the task goes on, and nobody has asked that to end.
 func (w *watcher) closed(err error) domain.Outcome {
-	return domain.Outcome{
-		Status: w.status(),
-		Log:    w.service.CloseLog(),
-		Err:    errors.Join(w.reason, err),
+	outcome := domain.Outcome{Status: w.status(), Err: errors.Join(w.reason, err)}
+	if outcome.Status == domain.StatusAborted {
+		outcome.Log = w.service.closeLog(0)
+	} else {
+		outcome.Log = w.service.CloseLog()
 	}
+	return outcome
 }
