@@ -201,10 +201,10 @@ var oldHosts = []struct {
 			execute: {task("echo text; exit 0")},
 			logBody: {refusal("500 Internal Server Error", "InternalError")},
 			reply:   {refusal("400 Bad Request", "UnknownActionId"), refusal("400 Bad Request", "InvalidPayload")},
-			succeed: {refusal("409 Conflict", "ResourceConflict")},
+			fail:    {refusal("409 Conflict", "ResourceConflict")},
 		},
 		drive: func(h *rawHost, _ string) {
-			h.await(succeed, 1)
+			h.await(fail, 1)
 			for i, id := range []string{"a1", "a2"} {
 				h.offer(`{"id":"` + id + `","type":"list-folder","path":"/missing","command":null,"tty":false}`)
 				h.await(reply, i+1)
