@@ -278,6 +278,9 @@ func (b *Builder) StartSandbox(ctx context.Context) (ports.Sandbox, error) {
 	case errors.Is(err, domain.ErrSandboxBuilderDiscarded), errors.Is(err, domain.ErrSandboxTerminated):
 		return nil, err
 	}
+	if malformed, ok := errors.AsType[*ports.MalformedPayloadError](err); ok {
+		return nil, inPayload(malformed) // what only the boot could judge is the payload's fault, too
+	}
 	return nil, fmt.Errorf("%w: %w", domain.ErrNonFatalInternalError, err)
 }
 
