@@ -16,8 +16,24 @@
 // task whose log broke off is not a plain success (ErrLogIncomplete). Once it is resolved, a guest that
 // reboots isn't handed the command again.
 //
+// # The engine
+//
+// NewEngine makes an engine, NewProvider what a worker's registry wants, and Module is both for fx: it
+// runs each task in a sandbox, boots a guest for it and releases it, without a word of the protocol.
+//
+//	engine, err := metaservice.NewEngine(metaservice.Config{MaxConcurrency: 4}, nil)
+//	builder, err := engine.NewSandboxBuilder(metaservice.SandboxOptions{Payload: payload, Log: os.Stdout})
+//	sandbox, err := builder.StartSandbox(ctx)
+//	result, err := sandbox.WaitForResult(ctx)
+//	file, err := result.ExtractFile(ctx, "out/report.xml")
+//
+// An engine runs its guests on a Machine. Environment has none at first: then it is the process machine,
+// which isolates nothing. Every sandbox ends with exactly one Outcome, and whatever was released is
+// released once: by ResultSet.Dispose, by Sandbox.Abort, by the error that WaitForResult returns, or by
+// Engine.Dispose. Package metaservicetest has guests for a worker's own tests; docs/engine.md has the
+// config, the payload and the outcomes in tables.
+//
 // # What isn't here yet
 //
-// Shells, the engine plugin with its fx module, and the virtual machine. ExecShell returns
-// ErrFeatureNotSupported.
+// Shells and the virtual machine: ExecShell and Sandbox.NewShell return ErrFeatureNotSupported.
 package metaservice
