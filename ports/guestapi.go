@@ -21,7 +21,8 @@ type GuestAPI interface {
 	// Features is what may be used with this guest: what both named, nothing before a Hello.
 	Features() domain.Features
 
-	// Over is closed once the task has its result: what served the task alone is over.
+	// Over is closed once the task has its result, or was given up without one: what served the task
+	// alone is over.
 	Over() <-chan struct{}
 
 	// Execute is what the guest is to run, as often as it asks, until the task has its result:
