@@ -267,6 +267,44 @@ func TestAProxyIsThereUntilTheResult(t *testing.T) {
 	})
 }
 
+// A task that is given up has no result, and its guest may live on: its proxies are gone all the same.
+func TestAProxyIsGoneWithATaskThatIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		statuses, look := make(chan int), make(chan struct{})
+		machine := scripted(func(ctx context.Context, g *metaservicetest.Guest) error {
+			if _, err := g.Execute(); err != nil {
+				return err
+			}
+			for range look {
+				response, err := g.Get("/p/")
+				if err != nil {
+					return err
+				}
+				response.Body.Close()
+				statuses <- response.StatusCode
+			}
+			return nil
+		})
+		engine := newEngine(t, machine, metaservice.Config{})
+		builder := build(t, engine, metaservice.Payload{})
+		check(t, "a proxy", builder.AttachProxy("p", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "here") })), nil)
+		sandbox, err := builder.StartSandbox(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		look <- struct{}{}
+		before := <-statuses
+		check(t, "kill", sandbox.Kill(), nil) // which the guest never hears of
+		set := result(t, sandbox)
+		look <- struct{}{}
+		if after := <-statuses; before != http.StatusOK || after != http.StatusNotFound || set.Outcome().Status != metaservice.StatusKilled {
+			t.Errorf("%d before, %d after, %s", before, after, set.Outcome().Status)
+		}
+		close(look)
+		check(t, "dispose", set.Dispose(), nil)
+	})
+}
+
 // Which error, within which time, and nothing left: for a machine that doesn't do what it should.
 func TestMachinesThatFail(t *testing.T) {
 	for name, test := range map[string]struct {
