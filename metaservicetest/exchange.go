@@ -1,11 +1,13 @@
 package metaservicetest
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"runtime/debug"
@@ -25,7 +27,9 @@ type exchange struct {
 	body    *requestBody
 	out     io.Writer     // where the answer's body goes
 	begun   chan struct{} // closed when status and headers are there
+	hijacks chan net.Conn // room for one: the guest's end of a connection that was hijacked; nil is no way
 
+	taken  bool // hijacked
 	header http.Header
 	sent   http.Header // as they were at WriteHeader
 	status int
@@ -78,6 +82,9 @@ func (x *exchange) serve(g *Guest) (err error) {
 		}
 	}()
 	g.handler.ServeHTTP(x, x.request)
+	if x.taken {
+		return nil
+	}
 	x.WriteHeader(http.StatusOK)
 	return context.Cause(x.ctx)
 }
@@ -85,12 +92,28 @@ func (x *exchange) serve(g *Guest) (err error) {
 func (x *exchange) Header() http.Header { return x.header }
 
 func (x *exchange) WriteHeader(status int) {
-	if x.status != 0 || status < 200 {
+	if x.taken || x.status != 0 || status < 200 {
 		return
 	}
 	x.status = status
 	x.sent = x.header.Clone()
 	close(x.begun)
+}
+
+// Hijack implements http.Hijacker: the handler gets one end of a connection in memory, the guest the other.
+func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	switch {
+	case x.hijacks == nil:
+		return nil, nil, http.ErrNotSupported
+	case x.taken:
+		return nil, nil, http.ErrHijacked
+	case x.status != 0:
+		return nil, nil, errors.New("the answer has begun: it is too late to hijack its connection")
+	}
+	x.taken = true
+	host, guest := net.Pipe()
+	x.hijacks <- guest
+	return host, bufio.NewReadWriter(bufio.NewReader(host), bufio.NewWriter(host)), nil
 }
 
 func (x *exchange) Write(p []byte) (int, error) {
@@ -99,6 +122,8 @@ func (x *exchange) Write(p []byte) (int, error) {
 	}
 	x.WriteHeader(http.StatusOK)
 	switch {
+	case x.taken:
+		return 0, http.ErrHijacked
 	case x.ctx.Err() != nil:
 		return 0, context.Cause(x.ctx)
 	case x.status == http.StatusNoContent, x.status == http.StatusNotModified:
@@ -255,10 +280,14 @@ func (g *Guest) call(method, path string, header http.Header, body io.Reader) ([
 func (g *Guest) RoundTrip(req *http.Request) (*http.Response, error) {
 	end, err := g.begin()
 	if err != nil {
+		if req.Body != nil {
+			req.Body.Close()
+		}
 		return nil, err
 	}
 	r, w := io.Pipe()
 	x := g.newExchange(req, w)
+	x.hijacks = make(chan net.Conn, 1)
 	served := make(chan error, 1)
 	go func() { // ends with the handler; Stop waits for it
 		defer end()
@@ -271,15 +300,50 @@ func (g *Guest) RoundTrip(req *http.Request) (*http.Response, error) {
 	select {
 	case <-x.begun:
 		return x.response(req, answerBody{r, x}), nil
+	case conn := <-x.hijacks:
+		return g.hijacked(req, conn)
 	case err := <-served:
-		if err == nil {
-			return x.response(req, answerBody{r, x}), nil
+		switch {
+		case err != nil:
+			return nil, err
+		case x.taken:
+			return g.hijacked(req, <-x.hijacks)
 		}
-		return nil, err
+		return x.response(req, answerBody{r, x}), nil
 	case <-x.ctx.Done():
 		return nil, context.Cause(x.ctx)
 	}
 }
+
+// hijacked reads the answer off a connection that the handler has taken. It ends with the guest, or where
+// either end closes it.
+func (g *Guest) hijacked(req *http.Request, conn net.Conn) (*http.Response, error) {
+	context.AfterFunc(g.life, func() { conn.Close() })
+	defer context.AfterFunc(req.Context(), func() { conn.Close() })() // until it is answered
+	reader := bufio.NewReader(conn)
+	answer, err := http.ReadResponse(reader, req)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	if answer.StatusCode == http.StatusSwitchingProtocols {
+		answer.Body = upgraded{reader, conn}
+	} else {
+		answer.Body = struct {
+			io.Reader
+			io.Closer
+		}{answer.Body, conn}
+	}
+	return answer, nil
+}
+
+// upgraded is a connection that speaks another protocol now: an io.ReadWriteCloser, as net/http has it.
+type upgraded struct {
+	io.Reader
+	net.Conn
+}
+
+func (u upgraded) Read(p []byte) (int, error) { return u.Reader.Read(p) }
 
 // answerBody is an answer's body at the guest, which hangs up by closing it.
 type answerBody struct {

@@ -107,7 +107,8 @@ func (l *Log) Break() {
 	<-l.done
 }
 
-// Succeed reports that the task has ended with exit code 0.
+// Succeed reports that the task has ended with exit code 0. A host believes nobody who did not Execute
+// before.
 func (g *Guest) Succeed() error {
 	return g.Resolve(domain.Result{Success: true, Report: &domain.Report{Reason: domain.ReasonExited}})
 }
