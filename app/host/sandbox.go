@@ -57,6 +57,7 @@ func (s *Sandbox) release() {
 		case <-s.engine.closing.Done():
 		}
 	}
+	s.dispose() // whoever asks the guest for files is told so, before that fails in odd ways
 	ctx, cancel := context.WithTimeout(s.stop, s.engine.config.StopTimeout)
 	defer cancel()
 	defer s.hurry()
@@ -114,7 +115,7 @@ func (s *Sandbox) WaitForResult(ctx context.Context) (ports.ResultSet, error) {
 	select {
 	case <-s.disposed:
 		return nil, domain.ErrSandboxTerminated
-	case <-s.released: // by the engine's end
+	case <-s.engine.closing.Done():
 		return nil, domain.ErrSandboxTerminated
 	default:
 		return &resultSet{sandbox: s}, nil
@@ -152,12 +153,12 @@ func (r *resultSet) Outcome() domain.Outcome { return r.sandbox.task.outcome }
 
 func (r *resultSet) Success() bool { return r.Outcome().Succeeded() }
 
-// usable is nil until Dispose.
+// usable is nil until Dispose, the result set's or the engine's.
 func (r *resultSet) usable() error {
 	select {
 	case <-r.sandbox.disposed:
 		return domain.ErrSandboxTerminated
-	case <-r.sandbox.released:
+	case <-r.sandbox.engine.closing.Done():
 		return domain.ErrSandboxTerminated
 	default:
 		return nil
@@ -174,9 +175,13 @@ func (r *resultSet) reach(ctx context.Context) (reach context.Context, done func
 		select {
 		case <-r.sandbox.disposed:
 			stop(domain.ErrSandboxTerminated)
-		case <-r.sandbox.released:
+		case <-r.sandbox.engine.closing.Done():
 			stop(domain.ErrSandboxTerminated)
 		case <-task.Gone():
+			if err := r.usable(); err != nil { // it was released, which ends the machine first
+				stop(err)
+				return
+			}
 			stop(fmt.Errorf("%w: the guest's machine has ended", domain.ErrNonFatalInternalError))
 		case <-task.service.Lost():
 			stop(fmt.Errorf("%w: %w", domain.ErrNonFatalInternalError, domain.ErrGuestLost))
@@ -195,7 +200,17 @@ func (r *resultSet) ExtractFile(ctx context.Context, path string) (io.ReadSeekCl
 	}
 	ctx, done := r.reach(ctx)
 	defer done()
-	return r.sandbox.task.service.Fetch(ctx, path, r.sandbox.engine.config.Storage)
+	file, err := r.sandbox.task.service.Fetch(ctx, path, r.sandbox.engine.config.Storage)
+	return file, r.told(err)
+}
+
+// told is what the caller is told of an error: once the guest is being ended, there are many, and they
+// all mean the same.
+func (r *resultSet) told(err error) error {
+	if err != nil && r.usable() != nil && !errors.Is(err, domain.ErrHandlerInterrupt) {
+		return domain.ErrSandboxTerminated
+	}
+	return err
 }
 
 func (r *resultSet) ExtractFolder(ctx context.Context, path string, handler ports.FileHandler) error {
@@ -206,7 +221,7 @@ func (r *resultSet) ExtractFolder(ctx context.Context, path string, handler port
 	defer done()
 	listing, err := r.sandbox.task.service.List(ctx, path)
 	if err != nil {
-		return err
+		return r.told(err)
 	}
 	if listing.IsFile() {
 		return fmt.Errorf("%w: %s is a file, not a folder", domain.ErrResourceNotFound, domain.Quote(path))
@@ -220,7 +235,7 @@ func (r *resultSet) ExtractFolder(ctx context.Context, path string, handler port
 		}
 	})
 	if err := context.Cause(ctx); err != nil {
-		return err
+		return r.told(err)
 	}
 	if listing.Refused > 0 {
 		return fmt.Errorf("%w: %d names in %s can't be kept: %w", domain.ErrNonFatalInternalError,
