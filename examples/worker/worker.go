@@ -56,7 +56,7 @@ type Worker struct {
 	engine  metaservice.Engine
 	input   io.Reader
 	tasks   chan Task
-	heard   chan struct{} // gets a token for each line that comes while it drains
+	heard   chan struct{} // holds a token where a line came since somebody looked
 	inputOK chan struct{} // closed at the input's end
 	running sync.WaitGroup
 	done    chan struct{} // closed when all that was taken is answered, and no more comes
@@ -155,6 +155,10 @@ func (w *Worker) read() {
 	lines.Buffer(nil, maxLine)
 	seen := make(map[string]bool)
 	for lines.Scan() {
+		select {
+		case w.heard <- struct{}{}:
+		default: // one is there
+		}
 		task, err := parse(lines.Bytes(), seen)
 		if err != nil {
 			w.answer(Result{ID: task.ID, Status: rejected, Error: err.Error()})
@@ -177,13 +181,7 @@ func (w *Worker) read() {
 	}
 }
 
-func (w *Worker) giveBack(task Task) {
-	w.answer(Result{ID: task.ID, Status: returned})
-	select {
-	case w.heard <- struct{}{}:
-	default: // one is there
-	}
-}
+func (w *Worker) giveBack(task Task) { w.answer(Result{ID: task.ID, Status: returned}) }
 
 func parse(line []byte, seen map[string]bool) (Task, error) {
 	var task Task
