@@ -19,7 +19,7 @@ type Payload struct {
 	Command   []string          `json:"command" jsonschema:"The program, and its arguments."`
 	Env       map[string]string `json:"env,omitzero" jsonschema:"Variables of the task's environment, beside those of the guest."`
 	Machine   json.RawMessage   `json:"machine,omitzero" jsonschema:"What the task asks of its machine, in the machine's own words."`
-	Timeout   Duration          `json:"timeout,omitzero" jsonschema:"How long the task may take, from the boot on. 0s, the default, is for ever."`
+	Timeout   Duration          `json:"timeout,omitzero" jsonschema:"How long the task may take, once its machine is booted. 0s, the default, is for ever."`
 	Artifacts []string          `json:"artifacts,omitzero" jsonschema:"Files and folders of the guest that the worker is to keep."`
 }
 

@@ -50,7 +50,7 @@ func (m *Machine) CheckOptions(options []byte) error {
 	}
 	var object map[string]any
 	if err := json.Unmarshal(options, &object); err != nil {
-		return &ports.MalformedPayloadError{Mistakes: []ports.PayloadMistake{{Found: string(options), Right: "a JSON object"}}}
+		return &ports.MalformedPayloadError{Mistakes: []ports.PayloadMistake{{Found: "something else", Right: "a JSON object"}}}
 	}
 	return nil
 }

@@ -11,7 +11,8 @@ import (
 
 // Registry is a worker's list of engines.
 type Registry interface {
-	// Register adds a provider under a name that isn't taken: ErrNamingConflict.
+	// Register adds a provider under a name. domain.ErrNamingConflict for a name that is taken or empty;
+	// any error for a provider that is nil.
 	Register(name string, provider EngineProvider) error
 }
 
@@ -35,7 +36,7 @@ type Engine interface {
 	// PayloadSchema is the JSON Schema of a payload; nil if there is none.
 	PayloadSchema() []byte
 	// Dispose refuses new sandboxes from now on, aborts those that go on, and returns when all is
-	// released, or with ctx's cause. Any number of times.
+	// released, or with ctx's cause. The error tells what could not be released, too. Any number of times.
 	Dispose(ctx context.Context) error
 }
 
@@ -49,12 +50,14 @@ type Capabilities struct {
 
 // SandboxOptions are what a sandbox is made of.
 type SandboxOptions struct {
-	Payload []byte  // JSON, as PayloadSchema has it
-	Log     LogSink // nil drops the log. It isn't written to any more once the result is there
+	Payload []byte // JSON, as PayloadSchema has it
+	// Log takes the task's log; nil drops it. It isn't written to any more once the result is there, but
+	// for a Write in which it blocks: such a sink holds the end of its sandbox up, by a few seconds at most.
+	Log LogSink
 }
 
 // SandboxBuilder prepares one sandbox. Safe for concurrent use. Whoever gets it calls StartSandbox or
-// Discard; from then on every method returns domain.ErrSandboxBuilderDiscarded. Embed
+// Discard; from then on every method but Artifacts returns domain.ErrSandboxBuilderDiscarded. Embed
 // SandboxBuilderBase.
 type SandboxBuilder interface {
 	// SetEnvironmentVariable adds a variable to the payload's. ErrNamingConflict for one that is there,
@@ -67,15 +70,18 @@ type SandboxBuilder interface {
 	// Artifacts are the paths that the payload asks the worker to keep, files or folders.
 	Artifacts() []string
 	// StartSandbox boots the machine. ctx bounds the start alone. After an error all is released, the
-	// builder's place too.
+	// builder's place too: a *MalformedPayloadError for options that the machine refuses,
+	// domain.ErrSandboxTerminated where the engine is disposed of, domain.ErrNonFatalInternalError with its
+	// cause (ctx's, too) for a machine that doesn't start.
 	StartSandbox(ctx context.Context) (Sandbox, error)
 	// Discard releases a builder that is not to be started.
 	Discard() error
 }
 
 // Sandbox is a task on its way. Safe for concurrent use; nothing waits for a guest under a lock. It is
-// released by its result set's Dispose, by Abort, or by a WaitForResult that returned an error other
-// than ctx's. Embed SandboxBase.
+// released by its result set's Dispose; by an Abort that returned nil or ErrSandboxAborted (after
+// ErrSandboxTerminated there is a result set to be disposed of); or by itself, where WaitForResult returns
+// an error other than ctx's. Embed SandboxBase.
 type Sandbox interface {
 	// WaitForResult waits for the task's end, and for its shells'. Any number of callers get the same.
 	// domain.ErrSandboxAborted after Abort; domain.ErrSandboxTerminated once the result set was disposed
@@ -83,13 +89,14 @@ type Sandbox interface {
 	// that could be asked for files: it was lost, or its machine died; ctx's cause.
 	WaitForResult(ctx context.Context) (ResultSet, error)
 	// NewShell runs a command in the guest, with its streams here; an empty one is the guest's default
-	// shell. domain.ErrFeatureNotSupported, ErrSandboxTerminated, ErrSandboxAborted.
+	// shell. domain.ErrFeatureNotSupported, ErrSandboxTerminated, ErrSandboxAborted, ctx's cause.
 	NewShell(ctx context.Context, command []string, tty bool) (Shell, error)
 	// Kill has the guest end the task, and doesn't wait. The result set's Success is false, and the
 	// guest's files can be had. Again is nil; too late is ErrSandboxTerminated or ErrSandboxAborted.
 	Kill() error
 	// Abort ends it at once, and returns when all is released. Too late is ErrSandboxTerminated, or
-	// ErrSandboxAborted for a second one, which returns when all is released too.
+	// ErrSandboxAborted for a second one, which returns when all is released too. Any other error tells
+	// what could not be released.
 	Abort() error
 }
 
@@ -101,13 +108,15 @@ type ResultSet interface {
 	// Outcome is the status, the exit report, and whether the log is complete.
 	Outcome() domain.Outcome
 	// ExtractFile brings a file out, whole. The caller closes it. domain.ErrResourceNotFound,
-	// ErrNonFatalInternalError with its cause, ctx's cause.
+	// ErrNonFatalInternalError with its cause (a path that can't be one, too), ctx's cause.
 	ExtractFile(ctx context.Context, path string) (io.ReadSeekCloser, error)
 	// ExtractFolder brings all files below a folder out and passes each to the handler, several at a
 	// time. An error of the handler stops it: then it is domain.ErrHandlerInterrupt, which wraps that
 	// error. Otherwise the errors of ExtractFile, of the first file that failed.
 	ExtractFolder(ctx context.Context, path string, handler FileHandler) error
-	// Dispose releases the guest and all that belongs to it, and returns when nothing is left. Any number
+	// Dispose releases the guest and all that belongs to it, and returns when nothing is left but
+	// handlers of ExtractFolder that are running, which are the caller's. The error tells what could not
+	// be released. Any number
 	// of times.
 	Dispose() error
 }
@@ -117,7 +126,8 @@ type ResultSet interface {
 // goroutines at a time.
 type FileHandler func(name string, file io.ReadSeeker) error
 
-// Shell is a process in the guest with its streams here.
+// Shell is a process in the guest with its streams here. Once it has ended, SetSize and Abort return
+// domain.ErrShellTerminated, or ErrShellAborted after an Abort.
 type Shell interface {
 	StdinPipe() io.WriteCloser
 	StdoutPipe() io.ReadCloser
@@ -126,7 +136,7 @@ type Shell interface {
 	SetSize(columns, rows uint16) error
 	// Abort ends the shell.
 	Abort() error
-	// Wait waits for the shell to end, and tells whether it succeeded.
+	// Wait waits for the shell to end, and tells whether it succeeded. domain.ErrShellAborted after Abort.
 	Wait() (bool, error)
 }
 

@@ -37,13 +37,14 @@ type MachineWithOptions interface {
 	OptionsSchema() []byte
 }
 
-// NoMachineOptions is Boot's check for a machine that has no options.
+// NoMachineOptions is Boot's check for a machine that has no options. What it was given isn't told: a task's
+// author may have taken it for the place of a secret.
 func NoMachineOptions(options []byte) error {
 	switch string(options) {
 	case "", "{}", "null":
 		return nil
 	}
-	return &MalformedPayloadError{Mistakes: []PayloadMistake{{Found: string(options), Right: "left out: this machine has no options"}}}
+	return &MalformedPayloadError{Mistakes: []PayloadMistake{{Found: "there", Right: "left out: this machine has no options"}}}
 }
 
 // Guest is a booted machine.

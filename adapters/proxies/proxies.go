@@ -71,8 +71,11 @@ func serve(proxy http.Handler, w http.ResponseWriter, r *http.Request, inner *ur
 		select {
 		case <-over:
 			cancel(errOver)
-			// Who reads what the guest sends doesn't see the context; a writer without deadlines has none.
-			_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+			// Who only reads or writes doesn't see the context; a writer without deadlines has none.
+			long := time.Unix(1, 0) // past
+			controller := http.NewResponseController(w)
+			_ = controller.SetReadDeadline(long)
+			_ = controller.SetWriteDeadline(long)
 		case <-returned:
 		}
 	})

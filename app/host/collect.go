@@ -129,11 +129,13 @@ func eachFile(ctx context.Context, files []domain.ListedFile, f func(domain.List
 		})
 	}
 	for _, file := range files {
-		if ctx.Err() != nil {
-			break
+		select {
+		case todo <- file:
+			tried++
+			continue
+		case <-ctx.Done():
 		}
-		todo <- file
-		tried++
+		break
 	}
 	close(todo)
 	workers.Wait()

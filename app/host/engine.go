@@ -33,7 +33,7 @@ type EngineConfig struct {
 type Payload struct {
 	Execute   domain.Execute
 	Machine   []byte        // options of the machine, as JSON; nil is none
-	Timeout   time.Duration // of the task, from the boot on; 0 is none
+	Timeout   time.Duration // of the task, once its machine is booted; 0 is none
 	Artifacts []string      // paths that the worker is to keep
 }
 
@@ -52,6 +52,7 @@ type Engine struct {
 	disposed  bool
 	places    int // taken, by builders and sandboxes
 	sandboxes map[*Sandbox]struct{}
+	left      []error // what could not be released, once disposed is set
 }
 
 // NewEngine checks the config, and starts nothing.
@@ -170,6 +171,9 @@ func (e *Engine) released(s *Sandbox) {
 	defer e.mu.Unlock()
 	delete(e.sandboxes, s)
 	e.places--
+	if e.disposed && s.relErr != nil && len(e.left) < keepErrors {
+		e.left = append(e.left, s.relErr)
+	}
 }
 
 // Sandboxes is how many places are taken.
@@ -196,8 +200,11 @@ func (e *Engine) Dispose(ctx context.Context) error {
 	}()
 	select {
 	case <-done:
-		return nil
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return errors.Join(e.left...)
 	case <-ctx.Done():
+		e.hurry()
 		return fmt.Errorf("sandboxes are still being released: %w", context.Cause(ctx))
 	}
 }
@@ -288,6 +295,7 @@ func (b *Builder) StartSandbox(ctx context.Context) (ports.Sandbox, error) {
 func (b *Builder) Start(ctx context.Context) (*Sandbox, error) {
 	b.mu.Lock()
 	err := b.life.Start()
+	life := b.life
 	b.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -300,7 +308,7 @@ func (b *Builder) Start(ctx context.Context) (*Sandbox, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(e.closing, func() { cancel(domain.ErrSandboxTerminated) })()
-	task, err := Start(ctx, b.job())
+	task, err := start(ctx, b.job(), life)
 	if err != nil {
 		e.givePlaceBack()
 		e.running.Done()

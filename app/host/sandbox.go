@@ -17,7 +17,7 @@ type Sandbox struct {
 	ports.SandboxBase
 	engine   *Engine
 	task     *Task
-	dispose  func()          // once: it is not needed any more
+	dispose  func()          // tells that it has ended, and isn't needed any more; its life lets that happen once
 	stop     context.Context // ends when there is no more time for a guest to stop by itself
 	hurry    context.CancelFunc
 	disposed chan struct{} // closed by dispose
@@ -35,7 +35,11 @@ func newSandbox(e *Engine, task *Task) *Sandbox {
 		released: make(chan struct{}),
 	}
 	s.stop, s.hurry = context.WithCancel(e.polite)
-	s.dispose = sync.OnceFunc(func() { close(s.disposed) })
+	s.dispose = func() {
+		if task.dispose() {
+			close(s.disposed)
+		}
+	}
 	e.keep(s)
 	go s.release() // ends when nothing of the sandbox is left; Engine.Dispose waits for it
 	return s
@@ -139,7 +143,10 @@ func (s *Sandbox) Abort() error {
 	if err != nil && !errors.Is(err, domain.ErrSandboxAborted) {
 		return err
 	}
-	<-s.released // bounded by the engine's StopTimeout
+	<-s.released // bounded by the engine's StopTimeout, and what the machine takes to kill
+	if s.relErr == nil {
+		return err
+	}
 	return errors.Join(err, s.relErr)
 }
 
@@ -207,8 +214,13 @@ func (r *resultSet) ExtractFile(ctx context.Context, path string) (io.ReadSeekCl
 // told is what the caller is told of an error: once the guest is being ended, there are many, and they
 // all mean the same.
 func (r *resultSet) told(err error) error {
-	if err != nil && r.usable() != nil && !errors.Is(err, domain.ErrHandlerInterrupt) {
+	switch {
+	case err == nil:
+		return nil
+	case r.usable() != nil && !errors.Is(err, domain.ErrHandlerInterrupt):
 		return domain.ErrSandboxTerminated
+	case errors.Is(err, domain.ErrInvalidAction):
+		return fmt.Errorf("%w: %w", domain.ErrNonFatalInternalError, err)
 	}
 	return err
 }
@@ -217,8 +229,8 @@ func (r *resultSet) ExtractFolder(ctx context.Context, path string, handler port
 	if err := r.usable(); err != nil {
 		return err
 	}
-	ctx, done := r.reach(ctx)
-	defer done()
+	ctx, unwatch := r.reach(ctx)
+	defer unwatch()
 	listing, err := r.sandbox.task.service.List(ctx, path)
 	if err != nil {
 		return r.told(err)
@@ -229,13 +241,16 @@ func (r *resultSet) ExtractFolder(ctx context.Context, path string, handler port
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	storage := newFolderStorage(r.sandbox.engine.config.Storage, r.sandbox.task.service.limits.FolderBytes)
+	var done atomic.Int64
 	eachFile(ctx, listing.Files, func(file domain.ListedFile) {
 		if err := r.extract(ctx, file, storage, handler); err != nil {
 			stop(err) // the first counts
+			return
 		}
+		done.Add(1)
 	})
-	if err := context.Cause(ctx); err != nil {
-		return r.told(err)
+	if int(done.Load()) < len(listing.Files) { // or else it came to its end just in time
+		return r.told(context.Cause(ctx))
 	}
 	if listing.Refused > 0 {
 		return fmt.Errorf("%w: %d names in %s can't be kept: %w", domain.ErrNonFatalInternalError,
@@ -311,7 +326,7 @@ func (u *folderUpload) Close() error {
 // Dispose implements ports.ResultSet.
 func (r *resultSet) Dispose() error {
 	r.sandbox.dispose()
-	<-r.sandbox.released // bounded by the engine's StopTimeout
+	<-r.sandbox.released // bounded as in Abort
 	return r.sandbox.relErr
 }
 

@@ -18,7 +18,7 @@ type Job struct {
 	MachineOptions []byte                             // for the machine, in its own words
 	Handler        func(ports.GuestAPI) ports.Handler // how the service is put on the wire
 
-	Timeout     time.Duration // of the task, from the boot on; 0 is none
+	Timeout     time.Duration // of the task, once its machine is booted; 0 is none
 	BootTimeout time.Duration // for the guest's first request; 0 is none
 }
 
@@ -48,6 +48,15 @@ type Task struct {
 // Start boots the machine and watches over the task. ctx bounds the start alone. After an error
 // nothing is left running.
 func Start(ctx context.Context, job Job) (*Task, error) {
+	var life domain.Life
+	if err := life.Start(); err != nil {
+		return nil, err
+	}
+	return start(ctx, job, life)
+}
+
+// start goes on with a life that was begun.
+func start(ctx context.Context, job Job, life domain.Life) (*Task, error) {
 	service, err := New(job.Config)
 	if err != nil {
 		return nil, err
@@ -64,9 +73,7 @@ func Start(ctx context.Context, job Job) (*Task, error) {
 		killed:  make(chan struct{}),
 		aborted: make(chan struct{}),
 		done:    make(chan struct{}),
-	}
-	if err := t.life.Start(); err != nil { // a new life can't refuse
-		panic(err)
+		life:    life,
 	}
 	t.life.Happen(domain.EventStarted)
 	go func() { // ends with the outcome; Close waits for it
@@ -125,6 +132,14 @@ func (t *Task) Usable() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.life.Usable()
+}
+
+// dispose notes that a task that has ended isn't needed any more, and tells whether it was until now.
+func (t *Task) dispose() (first bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first, err := t.life.Dispose()
+	return first && err == nil
 }
 
 // Close aborts the task if it goes on, stops the guest and releases everything; it returns when
