@@ -43,6 +43,8 @@ const (
 	// quiet is for how long nothing may have come on the input for a worker that ends to believe that
 	// nothing is on its way.
 	quiet = 250 * time.Millisecond
+	// listening is how long it waits for that at most: what is written later stays with whoever writes it.
+	listening = time.Second
 	// maxLine is the longest line: the longest payload, and some room.
 	maxLine = metaservice.MaxPayload + 64<<10
 )
@@ -54,9 +56,8 @@ var goodID = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$`)
 type Worker struct {
 	options Options
 	engine  metaservice.Engine
-	input   io.Reader
+	input   *input
 	tasks   chan Task
-	heard   chan struct{} // holds a token where a line came since somebody looked
 	inputOK chan struct{} // closed at the input's end
 	running sync.WaitGroup
 	done    chan struct{} // closed when all that was taken is answered, and no more comes
@@ -79,9 +80,8 @@ func NewWorker(options Options, engine metaservice.Engine, tasks io.Reader, resu
 		return nil, fmt.Errorf("the output folder can't be made: %w", err)
 	}
 	w := &Worker{
-		options: options, engine: engine, input: tasks, output: json.NewEncoder(results),
-		tasks: make(chan Task), heard: make(chan struct{}, 1), inputOK: make(chan struct{}),
-		done: make(chan struct{}), draining: make(chan struct{}),
+		options: options, engine: engine, input: newInput(tasks), output: json.NewEncoder(results),
+		tasks: make(chan Task), inputOK: make(chan struct{}), done: make(chan struct{}), draining: make(chan struct{}),
 	}
 	w.drain = sync.OnceFunc(func() { close(w.draining) })
 	w.kill, w.killNow = context.WithCancel(context.Background())
@@ -132,18 +132,33 @@ func (w *Worker) Drain(ctx context.Context) error {
 }
 
 // awaitQuiet waits until all that was written to the input is read: whoever wrote it can't take it back.
+// Where lines keep coming, it ends the reading, so that the engine has time to end too. What was read is
+// answered when it returns, unless there is a hurry.
 func (w *Worker) awaitQuiet() {
-	timer := time.NewTimer(quiet)
-	defer timer.Stop()
-	for {
+	still := time.NewTimer(quiet)
+	defer still.Stop()
+	enough := time.NewTimer(listening)
+	defer enough.Stop()
+	for listen := true; listen; {
 		select {
 		case <-w.inputOK:
 			return
-		case <-w.heard:
-			timer.Reset(quiet)
-		case <-timer.C:
-			return
+		case <-w.input.heard:
+			still.Reset(quiet)
+		case <-still.C:
+			listen = false
+		case <-enough.C:
+			listen = false
+		case <-w.hurry.Done():
+			listen = false
 		}
+	}
+	w.input.end()
+	select {
+	case <-w.inputOK:
+	case w.input.busy <- struct{}{}: // the reader waits for more
+		<-w.input.busy
+	case <-w.hurry.Done():
 	}
 }
 
@@ -151,15 +166,21 @@ func (w *Worker) awaitQuiet() {
 func (w *Worker) read() {
 	defer close(w.inputOK)
 	defer close(w.tasks)
-	lines := bufio.NewScanner(w.input)
-	lines.Buffer(nil, maxLine)
+	lines := bufio.NewReaderSize(w.input, 64<<10)
 	seen := make(map[string]bool)
-	for lines.Scan() {
-		select {
-		case w.heard <- struct{}{}:
-		default: // one is there
+	for {
+		line, err := nextLine(lines)
+		switch {
+		case errors.Is(err, errTooLong):
+			w.answer(Result{Status: rejected, Error: err.Error()})
+			continue
+		case errors.Is(err, io.EOF), errors.Is(err, errEnded):
+			return
+		case err != nil:
+			w.broke(fmt.Errorf("the tasks can't be read on: %w", err))
+			return
 		}
-		task, err := parse(lines.Bytes(), seen)
+		task, err := parse(line, seen)
 		if err != nil {
 			w.answer(Result{ID: task.ID, Status: rejected, Error: err.Error()})
 			continue
@@ -175,9 +196,6 @@ func (w *Worker) read() {
 		case <-w.draining:
 			w.giveBack(task)
 		}
-	}
-	if err := lines.Err(); err != nil {
-		w.broke(fmt.Errorf("the tasks can't be read on: %w", err))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -254,6 +256,85 @@ func (p *program) await(ids ...string) {
 			case <-over:
 				p.t.Fatalf("%s did not start: %s", id, p.errors.String())
 			}
+		}
+	}
+}
+
+// Lines that kept coming kept it draining until its time to stop was over.
+func TestSIGTERMAmidAStream(t *testing.T) {
+	p := start(t, "-at-once", "1", "-grace", "100ms")
+	p.send("endless", shell("echo started; sleep 1000"))
+	p.await("endless")
+	if err := p.process.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan struct{})
+	var stream sync.WaitGroup
+	stream.Go(func() {
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-tick.C:
+				if _, err := fmt.Fprintf(p.tasks, `{"id": "more-%d", "payload": {}}`+"\n", i); err != nil {
+					return // nobody reads any more
+				}
+			case <-over:
+				return
+			}
+		}
+	})
+	began := time.Now()
+	results := p.ends()
+	close(over)
+	stream.Wait()
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("it took %s to end", took)
+	}
+	if got := results["endless"].Status; got != "killed" {
+		t.Errorf("the task that ran is %s", got)
+	}
+	if got := results["more-0"].Status; got != returned {
+		t.Errorf("the first line of the stream is %q", got)
+	}
+	for i := range len(results) - 1 { // without a gap
+		if got := results[fmt.Sprint("more-", i)].Status; got != returned {
+			t.Errorf("line %d of the stream is %q", i, got)
+		}
+	}
+}
+
+// It ended the worker, with all that came after it.
+func TestLineTooLong(t *testing.T) {
+	p := start(t, "-at-once", "1")
+	p.send("before", shell("true"))
+	p.send("long", shell("true "+strings.Repeat("x", 2*maxLine)))
+	p.send("after", shell("true"))
+	if err := p.tasks.Close(); err != nil {
+		t.Fatal(err)
+	}
+	results := p.ends()
+	if len(results) != 3 || results[""].Status != rejected || results["before"].Status != "success" || results["after"].Status != "success" {
+		t.Errorf("the results are %+v", results)
+	}
+}
+
+func TestNextLine(t *testing.T) {
+	longest := strings.Repeat("x", maxLine)
+	lines := bufio.NewReader(strings.NewReader("a\n\n" + longest + "\n" + longest + "x\nlast"))
+	for i, want := range []string{"a", "", longest, "too long", "last", "end"} {
+		line, err := nextLine(lines)
+		got := string(line)
+		switch {
+		case errors.Is(err, errTooLong):
+			got = "too long"
+		case errors.Is(err, io.EOF):
+			got = "end"
+		case err != nil:
+			t.Fatal(err)
+		}
+		if got != want {
+			t.Errorf("line %d is %.20q with %d bytes, want %.20q", i, got, len(got), want)
 		}
 	}
 }
