@@ -83,10 +83,16 @@ func (w *Worker) keep(ended metaservice.ResultSet, paths []string, folder string
 		return err
 	}
 	defer root.Close()
-	k := &keeper{root: root}
+	k := &keeper{root: root, from: make(map[string]string)}
+	named := make(map[string]bool)
 	var errs []error
 	for _, p := range paths {
-		if err := k.keep(w.hurry, ended, p); err != nil {
+		clean := path.Clean(filepath.ToSlash(p))
+		if named[clean] {
+			continue
+		}
+		named[clean] = true
+		if err := k.keep(w.hurry, ended, clean); err != nil {
 			errs = append(errs, fmt.Errorf("artifact %q: %w", p, err))
 		}
 	}
@@ -95,32 +101,59 @@ func (w *Worker) keep(ended metaservice.ResultSet, paths []string, folder string
 	return errors.Join(errs...)
 }
 
+// keeper writes artifacts. Different files of the guest can ask for one name here, like /out and out: the
+// first has it.
 type keeper struct {
 	root *rootfolder.Folder
 
-	mu   sync.Mutex // guards kept
+	mu   sync.Mutex // guards what follows
 	kept []string
+	from map[string]string // the guest's path for each name
 }
 
-// keep brings a folder out, or else a file, below its own path.
+// keep brings a folder out, or else a file, below its own path. A file of a folder whose name is taken
+// does not keep the others from coming out.
 func (k *keeper) keep(ctx context.Context, ended metaservice.ResultSet, from string) error {
-	to := strings.TrimPrefix(path.Clean("/"+filepath.ToSlash(from)), "/")
+	to := strings.TrimPrefix(path.Clean("/"+from), "/")
+	var mu sync.Mutex // guards taken: files come at once
+	var taken []error
 	err := ended.ExtractFolder(ctx, from, func(name string, file io.ReadSeeker) error {
-		return k.write(path.Join(to, name), file)
+		err := k.write(path.Join(to, name), path.Join(from, name), file)
+		if !errors.Is(err, errTaken) {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		taken = append(taken, err)
+		return nil
 	})
 	if !errors.Is(err, metaservice.ErrResourceNotFound) {
-		return err
+		return errors.Join(append(taken, err)...)
 	}
 	file, err := ended.ExtractFile(ctx, from)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	return k.write(to, file)
+	return k.write(to, from, file)
 }
 
+var errTaken = errors.New("another artifact has this name")
+
 // write writes a file, which appears once it is whole.
-func (k *keeper) write(name string, content io.Reader) error {
+func (k *keeper) write(name, from string, content io.Reader) error {
+	k.mu.Lock()
+	first, there := k.from[name]
+	if !there {
+		k.from[name] = from
+	}
+	k.mu.Unlock()
+	switch {
+	case there && first == from: // by itself, and with its folder
+		return nil
+	case there:
+		return fmt.Errorf("%w: artifacts/%s is %q", errTaken, name, first)
+	}
 	upload, err := k.root.File(name).Create(-1)
 	if err != nil {
 		return err

@@ -338,3 +338,36 @@ func TestNextLine(t *testing.T) {
 		}
 	}
 }
+
+// The second overwrote the first, and both were told as one file twice.
+func TestArtifactsOfOneName(t *testing.T) {
+	elsewhere := t.TempDir() // which the guest has too, and below its own folder once more
+	for _, name := range []string{"clash", "free"} {
+		if err := os.WriteFile(filepath.Join(elsewhere, name), []byte("theirs"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	below := strings.TrimPrefix(elsewhere, "/")
+	payload, err := json.Marshal(map[string]any{
+		"command":   []string{"sh", "-c", `mkdir -p "$0" && printf ours >"$0/clash"`, below},
+		"artifacts": []string{below, below + "/clash", "./" + below + "/", below, elsewhere},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t)
+	p.send("names", string(payload))
+	if err := p.tasks.Close(); err != nil {
+		t.Fatal(err)
+	}
+	result := p.ends()["names"]
+	to := "artifacts/" + below
+	if want := []string{to + "/clash", to + "/free"}; !slices.Equal(result.Artifacts, want) {
+		t.Errorf("the artifacts are %q, want %q", result.Artifacts, want)
+	}
+	if result.Status != "success" || strings.Count(result.Error, errTaken.Error()) != 1 || !strings.Contains(result.Error, fmt.Sprintf("artifact %q", elsewhere)) {
+		t.Errorf("the result is %+v", result)
+	}
+	p.file("names/"+to+"/clash", "ours")
+	p.file("names/"+to+"/free", "theirs")
+}
