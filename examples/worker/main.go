@@ -36,6 +36,10 @@ func main() {
 		fmt.Fprintln(os.Stderr, "worker: tasks come on standard input; -at-once must be 1 at least, and -grace not negative")
 		os.Exit(2)
 	}
+	if err := os.MkdirAll(options.Folder, 0o777); err != nil {
+		fmt.Fprintf(os.Stderr, "worker: the output folder can't be made: %v\n", err)
+		os.Exit(1)
+	}
 	newApp(options, os.Stdin, os.Stdout).Run() // which ends at SIGTERM, SIGINT, or the end of the tasks
 }
 
@@ -47,7 +51,7 @@ func newApp(options Options, tasks io.Reader, results io.Writer) *fx.App {
 			func() *slog.Logger {
 				return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 			},
-			func(options Options, engine metaservice.Engine) (*Worker, error) {
+			func(options Options, engine metaservice.Engine) *Worker {
 				return NewWorker(options, engine, tasks, results)
 			},
 		),

@@ -7,19 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"regexp"
 	"sync"
 	"time"
 
 	"github.com/hexworker/metaservice"
 )
-
-// Task is a line of the input.
-type Task struct {
-	ID      string          `json:"id"`
-	Payload json.RawMessage `json:"payload"`
-}
 
 // Result is a line of the output. Each line of the input has one.
 type Result struct {
@@ -49,9 +41,6 @@ const (
 	maxLine = metaservice.MaxPayload + 64<<10
 )
 
-// goodID is an id that can be a folder's name on every system.
-var goodID = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$`)
-
 // Worker runs tasks. It never has more of them than it can run: the others stay on its input.
 type Worker struct {
 	options Options
@@ -74,11 +63,8 @@ type Worker struct {
 	broken error // of the input or the output
 }
 
-// NewWorker makes the output folder, and starts nothing.
-func NewWorker(options Options, engine metaservice.Engine, tasks io.Reader, results io.Writer) (*Worker, error) {
-	if err := os.MkdirAll(options.Folder, 0o777); err != nil {
-		return nil, fmt.Errorf("the output folder can't be made: %w", err)
-	}
+// NewWorker starts nothing.
+func NewWorker(options Options, engine metaservice.Engine, tasks io.Reader, results io.Writer) *Worker {
 	w := &Worker{
 		options: options, engine: engine, input: newInput(tasks), output: json.NewEncoder(results),
 		tasks: make(chan Task), inputOK: make(chan struct{}), done: make(chan struct{}), draining: make(chan struct{}),
@@ -86,7 +72,7 @@ func NewWorker(options Options, engine metaservice.Engine, tasks io.Reader, resu
 	w.drain = sync.OnceFunc(func() { close(w.draining) })
 	w.kill, w.killNow = context.WithCancel(context.Background())
 	w.hurry, w.hurryNow = context.WithCancel(context.Background())
-	return w, nil
+	return w
 }
 
 // Start begins to take tasks.
@@ -167,7 +153,7 @@ func (w *Worker) read() {
 	defer close(w.inputOK)
 	defer close(w.tasks)
 	lines := bufio.NewReaderSize(w.input, 64<<10)
-	seen := make(map[string]bool)
+	seen := newMemory(remembered)
 	for {
 		line, err := nextLine(lines)
 		switch {
@@ -200,20 +186,6 @@ func (w *Worker) read() {
 }
 
 func (w *Worker) giveBack(task Task) { w.answer(Result{ID: task.ID, Status: returned}) }
-
-func parse(line []byte, seen map[string]bool) (Task, error) {
-	var task Task
-	switch err := json.Unmarshal(line, &task); {
-	case err != nil:
-		return Task{}, fmt.Errorf("the line is no task: %w", err)
-	case !goodID.MatchString(task.ID):
-		return task, errors.New("the id must have 1 to 100 letters, digits, '-', '_' and '.', and not begin with '.'")
-	case seen[task.ID]:
-		return task, errors.New("there was a task with this id before")
-	}
-	seen[task.ID] = true
-	return task, nil
-}
 
 // work runs one task after the other.
 func (w *Worker) work() {

@@ -371,3 +371,15 @@ func TestArtifactsOfOneName(t *testing.T) {
 	p.file("names/"+to+"/clash", "ours")
 	p.file("names/"+to+"/free", "theirs")
 }
+
+// fx told it with a stack of many lines.
+func TestNoOutputFolder(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	output, err := exec.CommandContext(t.Context(), filepath.Join(bin, "worker"), "-out", filepath.Join(file, "out")).CombinedOutput()
+	if err == nil || strings.Count(string(output), "\n") != 1 || !strings.Contains(string(output), "output folder") {
+		t.Errorf("it ended with %v and told %q", err, output)
+	}
+}
