@@ -65,16 +65,17 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// build builds both programs. metaservice has the race detector if the test has it; guest-tools don't,
+// build builds both programs, and the example worker. All have the race detector if the test has it, but
+// guest-tools don't,
 // for it makes a program sleep for a second at its end, and their environment can't forbid that.
 func build(t *testing.T) string {
 	t.Helper()
 	bin := t.TempDir()
-	for program, args := range map[string][]string{"metaservice": {"-race"}, "guest-tools": nil} {
+	for program, args := range map[string][]string{"cmd/metaservice": {"-race"}, "examples/worker": {"-race"}, "cmd/guest-tools": nil} {
 		if !raceEnabled {
 			args = nil
 		}
-		args = slices.Concat([]string{"build", "-buildvcs=false", "-o", bin}, args, []string{"./cmd/" + program})
+		args = slices.Concat([]string{"build", "-buildvcs=false", "-o", bin}, args, []string{"./" + program})
 		cmd := exec.Command("go", args...)
 		cmd.Dir = filepath.Join("..", "..")
 		if out, err := cmd.CombinedOutput(); err != nil {
