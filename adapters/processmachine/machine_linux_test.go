@@ -524,7 +524,7 @@ func TestKilledHost(t *testing.T) {
 			t.Fatalf("some of %v outlived the host", pids)
 		}
 	}
-	_ = os.Chmod(onlyFolder(t, folder)+"/work/cache/module", 0o700)
+	_ = os.Chmod(filepath.Join(onlyFolder(t, folder), "work", "cache", "module"), 0o700)
 	if err := os.RemoveAll(folder); err != nil {
 		t.Error(err)
 	}
