@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hexworker/metaservice/adapters/chiapi"
+	"github.com/hexworker/metaservice/adapters/processmachine"
 	"github.com/hexworker/metaservice/adapters/proxies"
 	"github.com/hexworker/metaservice/adapters/uuids"
 	"github.com/hexworker/metaservice/app/host"
@@ -160,7 +161,7 @@ func (p *provider) machine(config Config, logger *slog.Logger) (Machine, []Mista
 		return p.environment.Machine, nil
 	}
 	const right = "the path of the program guest-tools, which go build ./cmd/guest-tools makes"
-	tools, err := findGuestTools(config.GuestTools)
+	tools, err := processmachine.FindTools(config.GuestTools)
 	if err != nil {
 		return nil, []Mistake{{Path: "guestTools", Found: err.Error(), Right: right}}
 	}
