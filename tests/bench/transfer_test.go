@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"io/fs"
 	"net/http"
@@ -215,6 +216,30 @@ func BenchmarkRoundTrip(b *testing.B) {
 			must(b, err)
 			reply.ContentLength = 1
 			post(b, client, reply)
+		})
+	})
+}
+
+// BenchmarkEmptyRoundTrip is the strict form: an action without a file to open or to store (one that the
+// guest answers with "not found"), beside two requests with nothing in them.
+func BenchmarkEmptyRoundTrip(b *testing.B) {
+	p := newPair(b, []string{"true"}, io.Discard)
+	missing := filepath.Join(p.folder, "missing")
+	address := serve(b, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	client := &http.Client{}
+	compare(b, "empty action there and back", "us", "<=", 1.5, func() float64 {
+		return p50(func() {
+			if _, err := p.host.Artifact(b.Context(), missing); !errors.Is(err, metaservice.ErrResourceNotFound) {
+				b.Fatal(err)
+			}
+		})
+	}, func() float64 {
+		return p50(func() {
+			for _, method := range []string{http.MethodGet, http.MethodPost} {
+				request, err := http.NewRequest(method, "http://"+address, nil)
+				must(b, err)
+				post(b, client, request)
+			}
 		})
 	})
 }
