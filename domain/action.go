@@ -71,11 +71,10 @@ var (
 // Its text is UTF-8. JSON has no way to carry other bytes: it would put U+FFFD in their place, and so
 // ask for another file than the one that was named.
 type Action struct {
-	id      ActionID
-	kind    Kind
-	path    string
-	command []string
-	tty     bool
+	id    ActionID
+	kind  Kind
+	path  string
+	shell ShellSpec
 }
 
 // GetArtifact asks for the content of the regular file at path, in the guest's own syntax.
@@ -90,20 +89,14 @@ func ListFolder(id ActionID, path string) (Action, error) {
 
 // ExecShell asks for a process with its streams on a websocket. An empty command means the guest's
 // own default shell.
-func ExecShell(id ActionID, command []string, tty bool) (Action, error) {
+func ExecShell(id ActionID, spec ShellSpec) (Action, error) {
 	if err := checkID(KindExecShell, id); err != nil {
 		return Action{}, err
 	}
-	for i, arg := range command {
-		switch {
-		case strings.IndexByte(arg, 0) >= 0:
-			return Action{}, fmt.Errorf("%w: argument %d of the command holds a NUL byte", ErrInvalidAction, i)
-		case !utf8.ValidString(arg):
-			return Action{}, fmt.Errorf("%w: argument %d of the command is not UTF-8", ErrInvalidAction, i)
-		}
+	if err := spec.Check(); err != nil {
+		return Action{}, err
 	}
-	// Not Clone: of an empty command that isn't nil it would make another.
-	return Action{id: id, kind: KindExecShell, command: append([]string(nil), command...), tty: tty}, nil
+	return Action{id: id, kind: KindExecShell, shell: spec.clone()}, nil
 }
 
 // KillProcess asks the guest to end the task's whole process tree.
@@ -147,11 +140,8 @@ func (a Action) Kind() Kind { return a.kind }
 // Path is the file or folder that is asked for; empty for the other kinds.
 func (a Action) Path() string { return a.path }
 
-// Command is a copy of what an exec-shell is to run; nil means the guest's default shell.
-func (a Action) Command() []string { return slices.Clone(a.command) }
-
-// TTY tells whether an exec-shell wants a terminal.
-func (a Action) TTY() bool { return a.tty }
+// Shell is a copy of what an exec-shell asks for; zero for the other kinds.
+func (a Action) Shell() ShellSpec { return a.shell.clone() }
 
 // String names the action for errors and logs: kind and id, and the path where it has one.
 func (a Action) String() string {

@@ -22,7 +22,7 @@ type action struct {
 }
 
 func told(a domain.Action) action {
-	return action{a.ID(), a.Kind(), a.Path(), a.Command(), a.TTY(), a.String()}
+	return action{a.ID(), a.Kind(), a.Path(), a.Shell().Command, a.Shell().TTY, a.String()}
 }
 
 func TestActions(t *testing.T) {
@@ -48,15 +48,17 @@ func TestActions(t *testing.T) {
 			action{ID: "i2", Kind: domain.KindListFolder, Path: longest, Text: `list-folder i2 of "` + longest[:1024] + `…"`},
 		},
 		"a shell": {
-			func() (domain.Action, error) { return domain.ExecShell("i3", []string{"ls", "", "ünï"}, true) },
+			func() (domain.Action, error) {
+				return domain.ExecShell("i3", domain.ShellSpec{Command: []string{"ls", "", "ünï"}, TTY: true})
+			},
 			action{ID: "i3", Kind: domain.KindExecShell, Command: []string{"ls", "", "ünï"}, TTY: true, Text: "exec-shell i3"},
 		},
 		"the guest's own shell": {
-			func() (domain.Action, error) { return domain.ExecShell("i3", nil, false) },
+			func() (domain.Action, error) { return domain.ExecShell("i3", domain.ShellSpec{}) },
 			action{ID: "i3", Kind: domain.KindExecShell, Text: "exec-shell i3"},
 		},
 		"an empty command is the guest's own shell too": {
-			func() (domain.Action, error) { return domain.ExecShell("i3", []string{}, false) },
+			func() (domain.Action, error) { return domain.ExecShell("i3", domain.ShellSpec{Command: []string{}}) },
 			action{ID: "i3", Kind: domain.KindExecShell, Text: "exec-shell i3"},
 		},
 		"a kill": {
@@ -80,7 +82,7 @@ func TestActions(t *testing.T) {
 func TestActionsThatCannotBe(t *testing.T) {
 	type maker func() (domain.Action, error)
 	shell := func(id domain.ActionID, command ...string) maker {
-		return func() (domain.Action, error) { return domain.ExecShell(id, command, false) }
+		return func() (domain.Action, error) { return domain.ExecShell(id, domain.ShellSpec{Command: command}) }
 	}
 	tests := map[string]struct {
 		make maker
@@ -127,14 +129,14 @@ func TestActionsThatCannotBe(t *testing.T) {
 
 func TestActionKeepsItsCommandToItself(t *testing.T) {
 	given := []string{"rm", "x"}
-	a, err := domain.ExecShell("i", given, false)
+	a, err := domain.ExecShell("i", domain.ShellSpec{Command: given})
 	if err != nil {
 		t.Fatal(err)
 	}
 	given[1] = "/"
-	got := a.Command()
+	got := a.Shell().Command
 	got[1] = "/"
-	if diff := cmp.Diff([]string{"rm", "x"}, a.Command()); diff != "" {
+	if diff := cmp.Diff([]string{"rm", "x"}, a.Shell().Command); diff != "" {
 		t.Errorf("someone else changed the command:\n%s", diff)
 	}
 }

@@ -10,8 +10,16 @@ import (
 // Feature is an optional part of version 2, used only where guest and host both named it.
 type Feature string
 
-// FeatureResult lets a result carry a Report.
-const FeatureResult Feature = "result"
+// The features that this version knows.
+const (
+	// FeatureResult lets a result carry a Report.
+	FeatureResult Feature = "result"
+	// FeatureExec lets an exec-shell carry all of a ShellSpec.
+	FeatureExec Feature = "exec"
+	// FeatureShell2 is the websocket subprotocol of shells with larger blocks and windows, and with an exit
+	// report.
+	FeatureShell2 Feature = "shell2"
+)
 
 // Features is a set of them, in the order in which they were told.
 type Features []Feature

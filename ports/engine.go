@@ -91,7 +91,11 @@ type Sandbox interface {
 	// NewShell runs a command in the guest, with its streams here; an empty one is the guest's default
 	// shell. domain.ErrFeatureNotSupported, ErrSandboxTerminated, ErrSandboxAborted, ctx's cause.
 	NewShell(ctx context.Context, command []string, tty bool) (Shell, error)
-	// Kill has the guest end the task, and doesn't wait. The result set's Success is false, and the
+	// OpenShell is NewShell with all that a shell can be told. ctx bounds the start alone. Besides its
+	// errors, domain.ErrInvalidAction for a spec that can't be. ErrFeatureNotSupported names what the guest's
+	// tools are too old for.
+	OpenShell(ctx context.Context, spec domain.ShellSpec) (ShellSession, error)
+	// Kill has the guest end the task, and doesn't wait; it aborts the shells. The result set's Success is false, and the
 	// guest's files can be had. Again is nil; too late is ErrSandboxTerminated or ErrSandboxAborted.
 	Kill() error
 	// Abort ends it at once, and returns when all is released. Too late is ErrSandboxTerminated, or
@@ -126,18 +130,44 @@ type ResultSet interface {
 // goroutines at a time.
 type FileHandler func(name string, file io.ReadSeeker) error
 
-// Shell is a process in the guest with its streams here. Once it has ended, SetSize and Abort return
-// domain.ErrShellTerminated, or ErrShellAborted after an Abort.
+// Shell is a process in the guest with its streams here. All of it is safe for concurrent use, at any
+// time and any number of times, but for each single stream, which one goroutine at a time reads or writes.
+//
+// Whoever has a shell reads both outputs to their ends, or closes them: one that is neither read nor closed
+// stalls, and with it, in the end, the shell, for the guest says that it has ended only once its output is
+// out. A shell that is over needs no closing; Abort ends one that isn't.
 type Shell interface {
+	// StdinPipe is the shell's standard input. Write returns when the bytes are with the transport, and
+	// blocks while the shell doesn't take them; once the shell has ended it is ErrShellTerminated, or
+	// ErrShellAborted. Close ends the input, which with a terminal ends the shell.
 	StdinPipe() io.WriteCloser
+	// StdoutPipe is the shell's standard output, or all that it writes to its terminal. What was sent is
+	// still there after the shell has ended. It ends with io.EOF only where the guest has said so; an
+	// output that broke off is an ErrNonFatalInternalError with its cause, after Abort ErrShellAborted.
+	// Close drops what comes, and doesn't disturb the shell.
 	StdoutPipe() io.ReadCloser
+	// StderrPipe is the shell's standard error, empty with a terminal. Otherwise as StdoutPipe.
 	StderrPipe() io.ReadCloser
-	// SetSize sets the size of the shell's terminal, in characters.
+	// SetSize sets the size of the shell's terminal, in characters, and doesn't wait. ErrFeatureNotSupported
+	// without a terminal; ErrShellTerminated, ErrShellAborted.
 	SetSize(columns, rows uint16) error
-	// Abort ends the shell.
+	// Abort ends the shell with all its processes, and doesn't wait for the guest: they are gone within 6 s.
+	// ErrShellTerminated for one that has ended, ErrShellAborted for one that was aborted before.
 	Abort() error
-	// Wait waits for the shell to end, and tells whether it succeeded. domain.ErrShellAborted after Abort.
+	// Wait waits for the shell's end, and tells whether it succeeded. ErrShellAborted after Abort; an
+	// ErrNonFatalInternalError with its cause where the connection ended and the guest never said how the
+	// shell did.
 	Wait() (bool, error)
+}
+
+// ShellSession is a Shell that tells more.
+type ShellSession interface {
+	Shell
+	// Result waits as Wait does. It has a report where the guest could tell. The errors are Wait's, and
+	// ctx's cause.
+	Result(ctx context.Context) (domain.Result, error)
+	// Done is closed when the shell has ended: Wait returns at once.
+	Done() <-chan struct{}
 }
 
 // MalformedPayloadError is a payload that can't be run: the task's author has to change it.
@@ -222,6 +252,11 @@ type SandboxBase struct{}
 
 // NewShell is not supported.
 func (SandboxBase) NewShell(context.Context, []string, bool) (Shell, error) {
+	return nil, domain.ErrFeatureNotSupported
+}
+
+// OpenShell is not supported.
+func (SandboxBase) OpenShell(context.Context, domain.ShellSpec) (ShellSession, error) {
 	return nil, domain.ErrFeatureNotSupported
 }
 

@@ -139,3 +139,51 @@ type Survivor struct {
 	PID     int
 	Command string // as the system tells it: not to be trusted
 }
+
+// Shells starts processes with their streams here.
+type Shells interface {
+	// StartShell starts a command with its standard input, and with either a terminal of the size in spec,
+	// which is its controlling one and does to newlines what terminals do, or standard output and error
+	// apart. A command that can't be started is a *StartError; one that wants a terminal where there are
+	// none is one whose cause is domain.ErrFeatureNotSupported.
+	StartShell(spec ProcessSpec) (ShellProcess, error)
+}
+
+// ShellProcess is a Process with its streams here. Output is its standard output, or all that comes out of
+// its terminal. Each of the streams is one goroutine's.
+type ShellProcess interface {
+	Process
+	// Stdin is the standard input. Write blocks while the tree doesn't read, until Close of either, or until
+	// the command itself has ended: nobody is to wait for a child that only holds it open. Closing it is the
+	// tree's end of file; of a terminal, it hangs up, as the end of a connection would.
+	Stdin() io.WriteCloser
+	// ErrOutput is the standard error, as Output is; with a terminal it is nil.
+	ErrOutput() io.Reader
+	// SetSize sets the size of the terminal, and tells the processes in it; without one it is
+	// domain.ErrFeatureNotSupported.
+	SetSize(size TerminalSize) error
+}
+
+// GuestShell is the guest's end of a shell: what its host sends is read here, and what its host is to get
+// is written here. Each of the streams is one goroutine's; all else is safe for concurrent use. Whoever
+// opened it calls Exit or Close.
+type GuestShell interface {
+	// Stdin is what the host sends; io.EOF where the host ended it, and Err's error once it is over.
+	Stdin() io.Reader
+	// Stdout and Stderr send. Write blocks until the host has room for it, and is Err's error once it is
+	// over; Close tells the stream's end. Both are io.ReaderFrom, which copies no byte twice.
+	Stdout() io.WriteCloser
+	Stderr() io.WriteCloser
+	// Sizes gives the terminal's size whenever the host sets it: the newest one.
+	Sizes() <-chan TerminalSize
+	// Done is closed when it is over: the host aborted it, or the connection ended or fell silent.
+	Done() <-chan struct{}
+	// Err tells why it is over: domain.ErrShellAborted where the host aborted it; nil before Done, and after
+	// Exit.
+	Err() error
+	// Exit tells how the shell ended, once both streams are closed, and ends the connection in order. It
+	// returns when the host has hung up, or won't in time; the error is one of the sending.
+	Exit(ctx context.Context, report domain.Report) error
+	// Close breaks it off, so that the host never takes it for an end. After Exit it does nothing.
+	Close() error
+}

@@ -55,6 +55,10 @@ type GuestAPI interface {
 	Folder(ctx context.Context, id domain.ActionID, reply FolderReply) error
 	// Killed answers a kill-process.
 	Killed(ctx context.Context, id domain.ActionID) error
+	// Shell answers an exec-shell: connect is called once the id is used up, and completes the
+	// handshake. It returns when the shell is over. An error of connect is returned, and told to whoever
+	// asked for the shell.
+	Shell(ctx context.Context, id domain.ActionID, connect func(ShellTerms) (HostShell, error)) error
 	// Refuse answers any action with a reply that can't be taken, for the reason given.
 	Refuse(ctx context.Context, id domain.ActionID, reason error) error
 }
@@ -81,4 +85,29 @@ type FolderReply struct {
 	Body   Body
 	Size   int64
 	Decode func(r io.Reader, add func(name string) error) (notFound bool, err error)
+}
+
+// ShellTerms are what a shell's host end is made with.
+type ShellTerms struct {
+	Spec   domain.ShellSpec
+	Memory ShellMemory
+}
+
+// ShellMemory is what the shells of one guest may hold together of what the guest has sent and nobody
+// has read. Safe for concurrent use.
+type ShellMemory interface {
+	// Take takes as much of what is left as a stream may have that wants so many bytes, which may be
+	// nothing.
+	Take(want int64) int64
+	// Give gives back what was taken.
+	Give(n int64)
+}
+
+// HostShell is the host's end of a shell that is connected.
+type HostShell interface {
+	ShellSession
+	// Serve relays until the shell is over, or ctx ends, which breaks it off with ctx's cause. It returns
+	// when the connection is closed and nothing of the shell runs any more; what was received can be read
+	// still. It is called once.
+	Serve(ctx context.Context)
 }

@@ -120,7 +120,7 @@ func TestAWrongMethodDoesntUseTheActionUp(t *testing.T) {
 // A shell's reply is a websocket handshake, which is a GET.
 func TestAShellIsNotAnsweredByPost(t *testing.T) {
 	s, _ := newService(t, nil)
-	shell, err := domain.ExecShell("7", nil, false)
+	shell, err := domain.ExecShell("7", domain.ShellSpec{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"mime"
+	"time"
 
 	"github.com/hexworker/metaservice/domain"
 )
@@ -14,24 +16,63 @@ import (
 // ErrInvalidBody is a body that isn't what it should be.
 var ErrInvalidBody = errors.New("invalid body")
 
-// Action is an action as it goes over the wire: always with all five fields.
+// Action is an action as it goes over the wire: always with the five fields of version 1, and with those of
+// the feature exec where they say something.
 type Action struct {
 	ID      string   `json:"id"`
 	Type    string   `json:"type"`
 	Path    string   `json:"path"`
 	Command []string `json:"command"`
 	TTY     bool     `json:"tty"`
+
+	Env       map[string]string `json:"env,omitempty"`
+	Dir       string            `json:"cwd,omitempty"`
+	User      string            `json:"user,omitempty"`
+	Columns   uint16            `json:"columns,omitempty"`
+	Rows      uint16            `json:"rows,omitempty"`
+	TimeoutMS int64             `json:"timeoutMs,omitempty"`
+	Stdin     *bool             `json:"stdin,omitempty"` // true where it isn't there
 }
 
 // EncodeAction is the body of a poll's answer.
 func EncodeAction(a domain.Action) []byte {
-	return mustMarshal(Action{
-		ID:      string(a.ID()),
-		Type:    a.Kind().String(),
-		Path:    a.Path(),
-		Command: a.Command(),
-		TTY:     a.TTY(),
-	})
+	shell := a.Shell()
+	action := Action{
+		ID:        string(a.ID()),
+		Type:      a.Kind().String(),
+		Path:      a.Path(),
+		Command:   shell.Command,
+		TTY:       shell.TTY,
+		Env:       shell.Env,
+		Dir:       shell.Dir,
+		User:      shell.User,
+		Columns:   shell.Columns,
+		Rows:      shell.Rows,
+		TimeoutMS: int64((shell.Timeout + time.Millisecond - 1) / time.Millisecond), // not less than what was asked for
+	}
+	if shell.NoStdin {
+		action.Stdin = new(bool)
+	}
+	return mustMarshal(action)
+}
+
+// shell is what an exec-shell asks for.
+func (a Action) shell() (domain.ShellSpec, error) {
+	const most = math.MaxInt64 / int64(time.Millisecond)
+	if a.TimeoutMS > most {
+		return domain.ShellSpec{}, fmt.Errorf("%w: timeoutMs is %d, the most is %d", domain.ErrInvalidAction, a.TimeoutMS, most)
+	}
+	return domain.ShellSpec{
+		Command: a.Command,
+		TTY:     a.TTY,
+		Env:     a.Env,
+		Dir:     a.Dir,
+		User:    a.User,
+		Columns: a.Columns,
+		Rows:    a.Rows,
+		Timeout: time.Duration(a.TimeoutMS) * time.Millisecond,
+		NoStdin: a.Stdin != nil && !*a.Stdin,
+	}, nil
 }
 
 // DecodeAction is EncodeAction's inverse. An unknown type is domain.ErrUnknownKind; fields that it
@@ -52,7 +93,11 @@ func DecodeAction(data []byte) (domain.Action, error) {
 	case domain.KindListFolder:
 		return domain.ListFolder(id, a.Path)
 	case domain.KindExecShell:
-		return domain.ExecShell(id, a.Command, a.TTY)
+		shell, err := a.shell()
+		if err != nil {
+			return domain.Action{}, err
+		}
+		return domain.ExecShell(id, shell)
 	case domain.KindKillProcess:
 		return domain.KillProcess(id)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -30,7 +31,21 @@ var actions = rapid.Custom(func(t *rapid.T) domain.Action {
 	case domain.KindListFolder:
 		return must(domain.ListFolder(id, path))
 	case domain.KindExecShell:
-		return must(domain.ExecShell(id, command, rapid.Bool().Draw(t, "tty")))
+		spec := domain.ShellSpec{
+			Command: command,
+			Dir:     text(0, 20).Draw(t, "dir"),
+			User:    text(0, 20).Draw(t, "user"),
+			Timeout: time.Duration(rapid.Int64Range(0, 1e12).Draw(t, "timeout")) * time.Millisecond,
+			NoStdin: rapid.Bool().Draw(t, "no stdin"),
+		}
+		if rapid.Bool().Draw(t, "tty") {
+			spec.TTY = true
+			spec.Columns, spec.Rows = rapid.Uint16().Draw(t, "columns"), rapid.Uint16().Draw(t, "rows")
+		}
+		if rapid.Bool().Draw(t, "env") {
+			spec.Env = map[string]string{"NAME": text(0, 20).Draw(t, "value")}
+		}
+		return must(domain.ExecShell(id, spec))
 	case domain.KindKillProcess:
 		return must(domain.KillProcess(id))
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/domain"
@@ -71,16 +72,19 @@ func TestGolden(t *testing.T) {
 		"action-get-artifact":       wire.EncodeAction(must(domain.GetArtifact("id-1", "/tmp/x"))),
 		"action-get-artifact-odd":   wire.EncodeAction(must(domain.GetArtifact("id-1", `C:\a "b"`+"\n\t\u2028<&>é"))),
 		"action-list-folder":        wire.EncodeAction(must(domain.ListFolder("id-2", "/tmp"))),
-		"action-exec-shell":         wire.EncodeAction(must(domain.ExecShell("id-3", []string{"sh", "-c", ""}, false))),
-		"action-exec-shell-tty":     wire.EncodeAction(must(domain.ExecShell("id-3", []string{"top"}, true))),
-		"action-exec-shell-default": wire.EncodeAction(must(domain.ExecShell("id-3", nil, true))),
-		"action-exec-shell-empty":   wire.EncodeAction(must(domain.ExecShell("id-3", []string{}, false))),
-		"action-kill-process":       wire.EncodeAction(must(domain.KillProcess("id-4"))),
-		"execute":                   wire.EncodeExecute(domain.Execute{Env: map[string]string{"B": "2", "A": "1=\n"}, Command: []string{"sh", "-c", "exit 3"}}),
-		"execute-empty":             wire.EncodeExecute(domain.Execute{}),
-		"files":                     files("/tmp/a", "/tmp/b c/\"d\"", "/tmp/é\x01"),
-		"files-empty":               files(),
-		"files-not-found":           wire.EncodeFilesNotFound(),
+		"action-exec-shell":         wire.EncodeAction(must(domain.ExecShell("id-3", domain.ShellSpec{Command: []string{"sh", "-c", ""}}))),
+		"action-exec-shell-tty":     wire.EncodeAction(must(domain.ExecShell("id-3", domain.ShellSpec{Command: []string{"top"}, TTY: true}))),
+		"action-exec-shell-default": wire.EncodeAction(must(domain.ExecShell("id-3", domain.ShellSpec{TTY: true}))),
+		"action-exec-shell-full": wire.EncodeAction(must(domain.ExecShell("id-3", domain.ShellSpec{
+			Command: []string{"top"}, TTY: true, Env: map[string]string{"A": "b"}, Dir: "/d", User: "u",
+			Columns: 132, Rows: 50, Timeout: 1500 * time.Millisecond, NoStdin: true}))),
+		"action-exec-shell-empty": wire.EncodeAction(must(domain.ExecShell("id-3", domain.ShellSpec{Command: []string{}}))),
+		"action-kill-process":     wire.EncodeAction(must(domain.KillProcess("id-4"))),
+		"execute":                 wire.EncodeExecute(domain.Execute{Env: map[string]string{"B": "2", "A": "1=\n"}, Command: []string{"sh", "-c", "exit 3"}}),
+		"execute-empty":           wire.EncodeExecute(domain.Execute{}),
+		"files":                   files("/tmp/a", "/tmp/b c/\"d\"", "/tmp/é\x01"),
+		"files-empty":             files(),
+		"files-not-found":         wire.EncodeFilesNotFound(),
 		"hello": wire.EncodeHello(domain.Hello{
 			Version: "2.0.0", BootID: "b1", OS: "linux", Arch: "amd64", Features: domain.Features{domain.FeatureResult},
 		}),

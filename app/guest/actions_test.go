@@ -59,7 +59,7 @@ func TestWhatThisVersionCantDo(t *testing.T) {
 		if w.log.count(`dance\\x1b`) == 0 {
 			w.Error("the unknown kind is not told")
 		}
-		w.offer(domain.ExecShell("shell", nil, true))
+		w.offer(domain.ExecShell("shell", domain.ShellSpec{TTY: true}))
 		w.same("told", 1, w.log.count("this version of guest-tools can't do this"))
 		w.offer(domain.GetArtifact("1", "/file"))
 		w.same("replies", []contract.Reply{{ID: "1", Content: []byte("content")}}, w.peer.Seen().Replies)

@@ -332,6 +332,11 @@ func (s *Service) Refuse(ctx context.Context, id domain.ActionID, reason error) 
 	return s.answer(ctx, id, func(context.Context, *ask) error { return reason })
 }
 
+// Shell implements ports.GuestAPI.
+func (s *Service) Shell(ctx context.Context, id domain.ActionID, connect func(ports.ShellTerms) (ports.HostShell, error)) error {
+	return domain.ErrFeatureNotSupported
+}
+
 func notFor(a *ask) error {
 	return fmt.Errorf("%w: it is not what answers a %s", domain.ErrInvalidReply, a.action.Kind())
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -104,7 +105,7 @@ func hostPoll(t *testing.T, c hostCase) {
 	host := c.connect()
 	artifact, err := domain.GetArtifact("1", "/tmp/\u00fc x")
 	noError(t, "get-artifact", err)
-	shell, err := domain.ExecShell("2", []string{"sh", ""}, true)
+	shell, err := domain.ExecShell("2", domain.ShellSpec{Command: []string{"sh", ""}, TTY: true})
 	noError(t, "exec-shell", err)
 	kill, err := domain.KillProcess("3")
 	noError(t, "kill-process", err)
@@ -112,8 +113,8 @@ func hostPoll(t *testing.T, c hostCase) {
 		c.peer.Actions <- action
 		got, err := host.Poll(c.ctx)
 		noError(t, "poll", err)
-		if got.String() != action.String() || got.TTY() != action.TTY() || !slices.Equal(got.Command(), action.Command()) {
-			t.Errorf("the poll brought %v %q %v, want %v %q %v", got, got.Command(), got.TTY(), action, action.Command(), action.TTY())
+		if got.String() != action.String() || !reflect.DeepEqual(got.Shell(), action.Shell()) {
+			t.Errorf("the poll brought %v %+v, want %v %+v", got, got.Shell(), action, action.Shell())
 		}
 	}
 }
