@@ -97,7 +97,7 @@ func rootCommand(to streams) *cobra.Command {
 			}
 			cmd.Help()
 		}})
-	root.AddCommand(runCommand(to), serveCommand(to), versionCommand(to))
+	root.AddCommand(runCommand(to), serveCommand(to), imageCommand(to), versionCommand(to))
 	return root
 }
 
