@@ -48,6 +48,8 @@ type ConfigLimits struct {
 	Polls         int      `json:"polls,omitzero" jsonschema:"Polls that are parked at once. One more ends the oldest."`
 	Logs          int      `json:"logs,omitzero" jsonschema:"Log bodies that are open at once. One more is refused, and may be tried again."`
 	Tries         int      `json:"tries,omitzero" jsonschema:"Tries of one action."`
+	Shells        int      `json:"shells,omitzero" jsonschema:"Shells that are open at once. One more is refused."`
+	ShellBytes    int64    `json:"shellBytes,omitzero" jsonschema:"Bytes that the shells of one guest may hold together of what it has sent and nobody has read. Each output has 64 KiB all the same."`
 }
 
 // limits are the same in the domain's own type, whose fields have the same names.

@@ -5,13 +5,14 @@ import "fmt"
 // Phase is how far a sandbox has come.
 type Phase uint8
 
-// The phases, in order; only Building has two ways on.
+// The phases, in order; only Building has two ways on, and Ending and Lingering may both be left out.
 const (
 	PhaseBuilding  Phase = iota
 	PhaseDiscarded       // from Building: it is never started
 	PhaseStarting        // the machine is being booted
 	PhaseRunning         // the guest has the task
-	PhaseEnding          // the guest was asked to end the task, and has not said that it did
+	PhaseLingering       // the task has its result; shells are open still, and more may be opened
+	PhaseEnding          // it was killed or timed out: the guest was asked to end the task and the shells
 	PhaseEnded           // there is a status; the guest may be up, for its files
 	PhaseDisposed        // all is released
 )
@@ -27,15 +28,18 @@ const (
 	EventTimedOut
 	EventGuestLost
 	EventMachineDied // or never came up
-	EventGaveUp      // the guest was asked to end the task, and did not in time
+	EventGaveUp      // the guest was asked to end the task, or its shells, and did not in time
 )
 
-// Life is a sandbox's life: from its building to exactly one status. Every order of calls and events is
-// fine; what comes too late changes nothing. The zero Life is being built.
+// Life is a sandbox's life: from its building to exactly one status. It goes on until the task has its
+// result and the last shell has ended, whichever is later. Every order of calls and events is fine; what
+// comes too late changes nothing. The zero Life is being built.
 type Life struct {
 	phase  Phase
-	ending Status // in PhaseEnding: what it will have been
+	ending Status // in PhaseLingering and PhaseEnding: what it will have been
 	status Status
+	result bool // the task has its result; in PhaseLingering it always has
+	shells int  // open
 }
 
 // Phase is how far it has come.
@@ -62,11 +66,12 @@ func (l *Life) Discard() error {
 	return nil
 }
 
-// Kill has the task ended by its guest, and the status will be StatusKilled. ask is true the first time:
-// then the guest is to be asked. ErrSandboxAborted and ErrSandboxTerminated come too late.
+// Kill has the task ended by its guest, and the shells; the status will be StatusKilled, even where the
+// task had its result before, since nobody was told that. ask is true the first time: then the guest is to
+// be asked. ErrSandboxAborted and ErrSandboxTerminated come too late.
 func (l *Life) Kill() (ask bool, err error) {
 	switch l.phase {
-	case PhaseStarting, PhaseRunning:
+	case PhaseStarting, PhaseRunning, PhaseLingering:
 		l.phase, l.ending = PhaseEnding, StatusKilled
 		return true, nil
 	case PhaseEnding:
@@ -75,25 +80,38 @@ func (l *Life) Kill() (ask bool, err error) {
 	return false, l.over()
 }
 
-// Abort ends it at once, as StatusAborted. ErrSandboxAborted and ErrSandboxTerminated come too late.
+// Abort ends it at once, as StatusAborted, whatever shells are open. ErrSandboxAborted and
+// ErrSandboxTerminated come too late.
 func (l *Life) Abort() error {
-	switch l.phase {
-	case PhaseStarting, PhaseRunning, PhaseEnding:
-		l.end(StatusAborted)
-		return nil
+	if !l.goesOn() {
+		return l.over()
 	}
-	return l.over()
+	l.end(StatusAborted)
+	return nil
 }
 
-// Usable tells whether the guest may be asked for things beside its task, such as a shell: nil, or
-// ErrSandboxAborted, or ErrSandboxTerminated.
-func (l *Life) Usable() error {
-	switch l.phase {
-	case PhaseStarting, PhaseRunning, PhaseEnding:
-		return nil
+// OpenShell notes a shell, from when it is asked for until ShellEnded. ErrSandboxAborted, or
+// ErrSandboxTerminated for one that has ended or is being ended.
+func (l *Life) OpenShell() error {
+	if !l.goesOn() || l.phase == PhaseEnding {
+		return l.over()
 	}
-	return l.over()
+	l.shells++
+	return nil
 }
+
+// ShellEnded notes the end of a shell, or that it could not be opened. ended is true if that gives the
+// life its status.
+func (l *Life) ShellEnded() (ended bool) {
+	if l.shells == 0 {
+		return false
+	}
+	l.shells--
+	return l.goesOn() && l.endIfDone()
+}
+
+// goesOn tells whether it was started and has not ended.
+func (l *Life) goesOn() bool { return PhaseStarting <= l.phase && l.phase <= PhaseEnding }
 
 func (l *Life) over() error {
 	switch {
@@ -106,39 +124,66 @@ func (l *Life) over() error {
 }
 
 // Happen notes an event. ended is true if it is the one that gives the life its status; ask is true if
-// the guest is to be asked to end its task.
+// the guest is to be asked to end its task and its shells.
 func (l *Life) Happen(event Event) (ended, ask bool) {
-	switch l.phase {
-	case PhaseStarting, PhaseRunning:
-		return l.happenRunning(event)
-	case PhaseEnding:
-		switch event {
-		case EventStarted, EventTimedOut:
-			return false, false
+	if !l.goesOn() {
+		return false, false
+	}
+	switch event {
+	case EventStarted:
+		if l.phase == PhaseStarting {
+			l.phase = PhaseRunning
 		}
-		l.end(l.ending) // whatever it is: it was ended
-		return true, false
+	case EventSucceeded:
+		return l.resolve(StatusSuccess), false
+	case EventFailed:
+		return l.resolve(StatusFailed), false
+	case EventTimedOut:
+		if l.phase < PhaseLingering {
+			l.phase, l.ending = PhaseEnding, StatusTimedOut
+			return false, true
+		}
+	case EventGuestLost:
+		return l.lose(StatusGuestLost), false
+	case EventMachineDied:
+		return l.lose(StatusMachineDied), false
+	case EventGaveUp:
+		if l.phase == PhaseEnding {
+			l.end(l.ending)
+			return true, false
+		}
 	}
 	return false, false
 }
 
-func (l *Life) happenRunning(event Event) (ended, ask bool) {
-	switch event {
-	case EventStarted:
-		l.phase = PhaseRunning
-	case EventSucceeded:
-		l.end(StatusSuccess)
-	case EventFailed:
-		l.end(StatusFailed)
-	case EventGuestLost:
-		l.end(StatusGuestLost)
-	case EventMachineDied:
-		l.end(StatusMachineDied)
-	case EventTimedOut:
-		l.phase, l.ending = PhaseEnding, StatusTimedOut
-		return false, true
+// resolve notes the task's result, which is the status where nothing else was asked for. The first counts.
+func (l *Life) resolve(status Status) (ended bool) {
+	if l.result {
+		return false
 	}
-	return l.phase == PhaseEnded, false
+	l.result = true
+	if l.phase != PhaseEnding {
+		l.phase, l.ending = PhaseLingering, status
+	}
+	return l.endIfDone()
+}
+
+// endIfDone ends it once the task has its result, and no shell is open.
+func (l *Life) endIfDone() (ended bool) {
+	if !l.result || l.shells > 0 {
+		return false
+	}
+	l.end(l.ending)
+	return true
+}
+
+// lose ends it with the guest: as what it would have been anyway, if that is known.
+func (l *Life) lose(status Status) (ended bool) {
+	if l.phase >= PhaseLingering {
+		status = l.ending
+	}
+	l.end(status)
+	return true
 }
 
 func (l *Life) end(status Status) { l.phase, l.status = PhaseEnded, status }

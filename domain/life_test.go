@@ -1,8 +1,10 @@
 package domain_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,13 +14,15 @@ import (
 // lifeModel tells in plain words what becomes of a sandbox.
 type lifeModel struct {
 	begun, discarded, disposed bool
-	wish                       domain.Status // what the guest was asked to end the task for
+	wish                       domain.Status // what the guest was asked to end the task and the shells for
+	result                     domain.Status // the guest's own word
+	shells                     int
 	status                     domain.Status
 }
 
 func (m *lifeModel) alive() bool { return m.begun && m.status == domain.StatusNone }
 
-// tooLate is the error of a call to one that isn't alive.
+// tooLate is the error of a call to one that isn't alive, or of a shell for one that is being ended.
 func (m *lifeModel) tooLate() error {
 	switch {
 	case !m.begun:
@@ -27,6 +31,42 @@ func (m *lifeModel) tooLate() error {
 		return domain.ErrSandboxAborted
 	}
 	return domain.ErrSandboxTerminated
+}
+
+// opens tells whether a shell may be opened.
+func (m *lifeModel) opens() bool { return m.alive() && m.wish == domain.StatusNone }
+
+// endAs ends it as what was asked for, else as what the guest said, else as this.
+func (m *lifeModel) endAs(status domain.Status) bool {
+	m.status = cmp.Or(m.wish, m.result, status)
+	return true
+}
+
+// happen tells what an event brings about.
+func (m *lifeModel) happen(e domain.Event) (ended, ask bool) {
+	waits := m.alive() && m.result == domain.StatusNone // for the task's result
+	switch e {
+	case domain.EventSucceeded, domain.EventFailed:
+		if !waits {
+			return false, false
+		}
+		m.result = map[domain.Event]domain.Status{
+			domain.EventSucceeded: domain.StatusSuccess, domain.EventFailed: domain.StatusFailed}[e]
+		return m.shells == 0 && m.endAs(domain.StatusNone), false
+	case domain.EventTimedOut:
+		if !waits || m.wish != domain.StatusNone {
+			return false, false
+		}
+		m.wish = domain.StatusTimedOut
+		return false, true
+	case domain.EventGuestLost:
+		return m.alive() && m.endAs(domain.StatusGuestLost), false
+	case domain.EventMachineDied:
+		return m.alive() && m.endAs(domain.StatusMachineDied), false
+	case domain.EventGaveUp:
+		return m.alive() && m.wish != domain.StatusNone && m.endAs(domain.StatusNone), false
+	}
+	return false, false
 }
 
 // lifeStep is one call or event, on the life and on the model. It returns what differs.
@@ -53,20 +93,9 @@ func lifeSteps() []lifeStep {
 			return differs("error", call(l), want)
 		}
 	}
-	event := func(e domain.Event, status domain.Status) func(*domain.Life, *lifeModel) string {
+	event := func(e domain.Event) func(*domain.Life, *lifeModel) string {
 		return func(l *domain.Life, m *lifeModel) string {
-			wantEnded, wantAsk := false, false
-			switch {
-			case !m.alive(), e == domain.EventStarted:
-			case e == domain.EventTimedOut:
-				if m.wish == domain.StatusNone {
-					m.wish, wantAsk = domain.StatusTimedOut, true
-				}
-			case m.wish != domain.StatusNone:
-				m.status, wantEnded = m.wish, true
-			case status != domain.StatusNone:
-				m.status, wantEnded = status, true
-			}
+			wantEnded, wantAsk := m.happen(e)
 			ended, ask := l.Happen(e)
 			return differs("ended", ended, wantEnded) + differs("ask", ask, wantAsk)
 		}
@@ -102,49 +131,127 @@ func lifeSteps() []lifeStep {
 			first, err := l.Dispose()
 			return differs("first", first, wantFirst) + differs("error", err != nil, wantErr)
 		}},
-		{"started", event(domain.EventStarted, domain.StatusNone)},
-		{"succeeded", event(domain.EventSucceeded, domain.StatusSuccess)},
-		{"failed", event(domain.EventFailed, domain.StatusFailed)},
-		{"timed out", event(domain.EventTimedOut, domain.StatusTimedOut)},
-		{"guest lost", event(domain.EventGuestLost, domain.StatusGuestLost)},
-		{"machine died", event(domain.EventMachineDied, domain.StatusMachineDied)},
-		{"gave up", event(domain.EventGaveUp, domain.StatusNone)},
+		{"open a shell", func(l *domain.Life, m *lifeModel) string {
+			var want error
+			if m.opens() {
+				m.shells++
+			} else {
+				want = m.tooLate()
+			}
+			return differs("error", l.OpenShell(), want)
+		}},
+		{"a shell's end", func(l *domain.Life, m *lifeModel) string {
+			wantEnded := false
+			if m.shells > 0 {
+				m.shells--
+				wantEnded = m.alive() && m.result != domain.StatusNone && m.shells == 0 && m.endAs(domain.StatusNone)
+			}
+			return differs("ended", l.ShellEnded(), wantEnded)
+		}},
+		{"started", event(domain.EventStarted)},
+		{"succeeded", event(domain.EventSucceeded)},
+		{"failed", event(domain.EventFailed)},
+		{"timed out", event(domain.EventTimedOut)},
+		{"guest lost", event(domain.EventGuestLost)},
+		{"machine died", event(domain.EventMachineDied)},
+		{"gave up", event(domain.EventGaveUp)},
 	}
 }
 
-// Every order of six calls and events, against the model: three million lives, none with two ends.
+// Every order of calls and events, of any length, with up to three shells at a time, against the model: a
+// life that comes to where another has been goes on as that did.
 func TestLifeInEveryOrder(t *testing.T) {
+	type state struct {
+		life  domain.Life
+		model lifeModel
+	}
+	const shells = 3
 	steps := lifeSteps()
-	const length = 6
-	order := make([]int, length)
-	var walk func(depth int, l domain.Life, m lifeModel)
-	walk = func(depth int, l domain.Life, m lifeModel) {
-		if depth == length || t.Failed() {
+	been := make(map[state]bool)
+	var walk func(from state, order []string)
+	walk = func(from state, order []string) {
+		if been[from] || t.Failed() {
 			return
 		}
-		for i, step := range steps {
-			l, m := l, m
-			order[depth] = i
+		been[from] = true
+		for _, step := range steps {
+			l, m := from.life, from.model
+			order := append(slices.Clone(order), step.name)
 			before, _ := l.Status()
 			wrong := step.do(&l, &m)
 			status, ended := l.Status()
 			wrong += differs("status", status, m.status) + differs("has ended", ended, m.status != domain.StatusNone)
-			wrong += differs("usable", l.Usable() == nil, m.alive())
 			if before != domain.StatusNone {
 				wrong += differs("the status that it had", status, before)
 			}
+			lingers := m.opens() && m.result != domain.StatusNone
+			wrong += differs("lingers", l.Phase() == domain.PhaseLingering, lingers)
+			if lingers && m.shells == 0 {
+				wrong += "it lingers without a shell; "
+			}
 			if wrong != "" {
-				var names []string
-				for _, i := range order[:depth+1] {
-					names = append(names, steps[i].name)
-				}
-				t.Errorf("after %s: %s", strings.Join(names, ", "), wrong)
+				t.Errorf("after %s: %s", strings.Join(order, ", "), wrong)
 				return
 			}
-			walk(depth+1, l, m)
+			if m.shells <= shells {
+				walk(state{l, m}, order)
+			}
 		}
 	}
-	walk(0, domain.Life{}, lifeModel{})
+	walk(state{}, nil)
+	ends := make(map[domain.Status]bool)
+	for at := range been {
+		ends[at.model.status] = true
+	}
+	if len(ends) != 8 { // and none
+		t.Errorf("of all ends only %v were met", ends)
+	}
+}
+
+// What becomes of a sandbox with shells, told in words.
+func TestLivesWithShells(t *testing.T) {
+	open := func(l *domain.Life) error { return l.OpenShell() }
+	closed := func(l *domain.Life) error { l.ShellEnded(); return nil }
+	kill := func(l *domain.Life) error { _, err := l.Kill(); return err }
+	happens := func(e domain.Event) func(*domain.Life) error {
+		return func(l *domain.Life) error { l.Happen(e); return nil }
+	}
+	succeeded, failed := happens(domain.EventSucceeded), happens(domain.EventFailed)
+	for name, test := range map[string]struct {
+		steps  []func(*domain.Life) error // of which the last one's error counts
+		phase  domain.Phase
+		status domain.Status
+		err    error
+	}{
+		"a shell outlasts the task":            {[]func(*domain.Life) error{open, succeeded}, domain.PhaseLingering, domain.StatusNone, nil},
+		"another one may be opened":            {[]func(*domain.Life) error{open, succeeded, open, closed}, domain.PhaseLingering, domain.StatusNone, nil},
+		"the last one ends it":                 {[]func(*domain.Life) error{open, succeeded, open, closed, closed}, domain.PhaseEnded, domain.StatusSuccess, nil},
+		"then none is opened":                  {[]func(*domain.Life) error{open, failed, closed, open}, domain.PhaseEnded, domain.StatusFailed, domain.ErrSandboxTerminated},
+		"one that ended before the task":       {[]func(*domain.Life) error{open, closed, failed}, domain.PhaseEnded, domain.StatusFailed, nil},
+		"killed while one lingers":             {[]func(*domain.Life) error{open, succeeded, kill, closed}, domain.PhaseEnded, domain.StatusKilled, nil},
+		"killed, and it won't end":             {[]func(*domain.Life) error{open, succeeded, kill, happens(domain.EventGaveUp)}, domain.PhaseEnded, domain.StatusKilled, nil},
+		"killed, none is opened":               {[]func(*domain.Life) error{open, succeeded, kill, open}, domain.PhaseEnding, domain.StatusNone, domain.ErrSandboxTerminated},
+		"killed, the result before the shells": {[]func(*domain.Life) error{open, kill, succeeded}, domain.PhaseEnding, domain.StatusNone, nil},
+		"a time-out ends shells, too":          {[]func(*domain.Life) error{open, happens(domain.EventTimedOut), open}, domain.PhaseEnding, domain.StatusNone, domain.ErrSandboxTerminated},
+		"a time-out that is too late":          {[]func(*domain.Life) error{open, failed, happens(domain.EventTimedOut), closed}, domain.PhaseEnded, domain.StatusFailed, nil},
+		"the machine dies with the shell":      {[]func(*domain.Life) error{open, happens(domain.EventMachineDied)}, domain.PhaseEnded, domain.StatusMachineDied, nil},
+		"it dies when the task had its result": {[]func(*domain.Life) error{open, succeeded, happens(domain.EventMachineDied)}, domain.PhaseEnded, domain.StatusSuccess, nil},
+		"the guest is lost, after the result":  {[]func(*domain.Life) error{open, failed, happens(domain.EventGuestLost)}, domain.PhaseEnded, domain.StatusFailed, nil},
+		"aborted while one lingers":            {[]func(*domain.Life) error{open, succeeded, (*domain.Life).Abort, open}, domain.PhaseEnded, domain.StatusAborted, domain.ErrSandboxAborted},
+	} {
+		var l domain.Life
+		if err := l.Start(); err != nil {
+			t.Fatal(err)
+		}
+		l.Happen(domain.EventStarted)
+		var err error
+		for _, step := range test.steps {
+			err = step(&l)
+		}
+		if status, _ := l.Status(); l.Phase() != test.phase || status != test.status || err != test.err {
+			t.Errorf("%s: phase %d, status %s, %v; want phase %d, status %s, %v", name, l.Phase(), status, err, test.phase, test.status, test.err)
+		}
+	}
 }
 
 func TestProxyNames(t *testing.T) {

@@ -30,6 +30,11 @@ type Limits struct {
 	Logs    int // log bodies open at once; default 64. One more is refused, and may be tried again
 
 	Tries int // of one action; default 3
+
+	Shells int // open at once; default 256. One more is refused
+	// ShellBytes is what the shells of one guest may hold together of what it has sent and nobody has read;
+	// default 16 MiB. Each output's first 64 KiB count too, and are granted all the same where nothing is left.
+	ShellBytes int64
 }
 
 // Defaults returns the limits that hold where nothing else is said.
@@ -51,6 +56,8 @@ func Defaults() Limits {
 		Polls:         16,
 		Logs:          64,
 		Tries:         3,
+		Shells:        256,
+		ShellBytes:    16 << 20,
 	}
 }
 
@@ -81,6 +88,8 @@ func (l Limits) WithDefaults() (Limits, error) {
 		fill("Polls", &l.Polls, d.Polls),
 		fill("Logs", &l.Logs, d.Logs),
 		fill("Tries", &l.Tries, d.Tries),
+		fill("Shells", &l.Shells, d.Shells),
+		fill("ShellBytes", &l.ShellBytes, d.ShellBytes),
 	)
 	if l.Hold > MaxHold {
 		errs = append(errs, fmt.Errorf("%w: Hold is %s, old guests give a poll up after 35 s, so the most is %s", ErrInvalidLimits, l.Hold, MaxHold))

@@ -19,6 +19,8 @@ type ask struct {
 	action   domain.Action
 	artifact func(ctx context.Context, a *ask, reply ports.ArtifactReply) error
 	folder   func(ctx context.Context, a *ask, reply ports.FolderReply) error
+	session  chan ports.ShellSession // room for one: the shell, before finish tells that it is there
+	ended    func()                  // tells of its end, once it was there
 
 	ctx  context.Context // ends when the caller gives up, or the service closes
 	stop context.CancelCauseFunc
@@ -182,6 +184,9 @@ func (s *Service) once(ctx context.Context, a *ask) error {
 		case <-a.back:
 			s.rearm(a, timer)
 		case <-a.ctx.Done():
+			if a.session != nil && !a.finish(context.Cause(a.ctx)) {
+				return <-a.done // a shell that is there has an owner
+			}
 			s.withdraw(a)
 			return context.Cause(a.ctx)
 		}
@@ -330,11 +335,6 @@ func (s *Service) Killed(ctx context.Context, id domain.ActionID) error {
 // Refuse implements ports.GuestAPI.
 func (s *Service) Refuse(ctx context.Context, id domain.ActionID, reason error) error {
 	return s.answer(ctx, id, func(context.Context, *ask) error { return reason })
-}
-
-// Shell implements ports.GuestAPI.
-func (s *Service) Shell(ctx context.Context, id domain.ActionID, connect func(ports.ShellTerms) (ports.HostShell, error)) error {
-	return domain.ErrFeatureNotSupported
 }
 
 func notFor(a *ask) error {

@@ -126,12 +126,18 @@ func (s *Sandbox) WaitForResult(ctx context.Context) (ports.ResultSet, error) {
 	}
 }
 
-// NewShell implements ports.Sandbox. This version has no shells.
-func (s *Sandbox) NewShell(context.Context, []string, bool) (ports.Shell, error) {
-	if err := s.task.Usable(); err != nil {
-		return nil, err
+// NewShell implements ports.Sandbox.
+func (s *Sandbox) NewShell(ctx context.Context, command []string, tty bool) (ports.Shell, error) {
+	shell, err := s.OpenShell(ctx, domain.ShellSpec{Command: command, TTY: tty})
+	if err != nil {
+		return nil, err // not a nil in a Shell
 	}
-	return nil, domain.ErrFeatureNotSupported
+	return shell, nil
+}
+
+// OpenShell implements ports.Sandbox.
+func (s *Sandbox) OpenShell(ctx context.Context, spec domain.ShellSpec) (ports.ShellSession, error) {
+	return s.task.OpenShell(ctx, spec)
 }
 
 // Kill implements ports.Sandbox.

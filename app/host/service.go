@@ -42,9 +42,11 @@ type Service struct {
 	over       chan struct{}  // closed when the guest has reported a result, or is not asked for one any more
 	settled    chan struct{}  // closed when outcome is there
 	called     chan struct{}  // closed at the guest's first request
+	polled     chan struct{}  // closed at the guest's first poll
 	lost       chan struct{}  // closed when the guest is lost
 	sinkSlot   chan struct{}  // holds one token: whoever has it may write to the sink
 	background sync.WaitGroup // the goroutines that are the service's own
+	shells     shells
 
 	mu       sync.Mutex // guards all below, and is never held over I/O or a wait
 	mailbox  *domain.Mailbox
@@ -69,7 +71,7 @@ type Service struct {
 }
 
 // offered are the features of version 2 that this host offers.
-var offered = domain.Features{domain.FeatureResult}
+var offered = domain.Features{domain.FeatureResult, domain.FeatureExec, domain.FeatureShell2}
 
 // ErrInvalidConfig is a Config that no service can be made of.
 var ErrInvalidConfig = errors.New("invalid configuration")
@@ -100,6 +102,7 @@ func New(config Config) (*Service, error) {
 		over:     make(chan struct{}),
 		settled:  make(chan struct{}),
 		called:   make(chan struct{}),
+		polled:   make(chan struct{}),
 		lost:     make(chan struct{}),
 		sinkSlot: make(chan struct{}, 1),
 		mailbox: domain.NewMailbox(domain.Patience{Offer: limits.Offer, Reply: limits.Reply},
@@ -110,6 +113,7 @@ func New(config Config) (*Service, error) {
 		book:     domain.NewLogBook(limits.LogBytes),
 	}
 	s.closing, s.close = context.WithCancelCause(context.Background())
+	s.shells.init(limits, s.closing)
 	s.stopPolls = sync.OnceFunc(func() { close(s.polling) })
 	s.sinkSlot <- struct{}{}
 	return s, nil
@@ -224,6 +228,13 @@ func (s *Service) request(poll bool) (end func()) {
 	case <-s.called:
 	default:
 		close(s.called)
+	}
+	if poll {
+		select {
+		case <-s.polled:
+		default:
+			close(s.polled)
+		}
 	}
 	s.presence.Begin(poll, time.Now())
 	if s.silence != nil {

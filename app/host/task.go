@@ -29,15 +29,16 @@ const killPatience = 15 * time.Second
 // ErrTimedOut is a task whose time was over.
 var ErrTimedOut = errors.New("the task's time is over")
 
-// Task is a job that was started. It ends with one Outcome; the guest stays up, for its files to be
+// Task is a job that was started. It ends with one Outcome, once its shells have ended too; the guest stays up, for its files to be
 // brought out, until Close. Safe for concurrent use.
 type Task struct {
 	service *Service
 	guest   ports.Guest
 	timeout time.Duration
 	boot    time.Duration
-	killed  chan struct{} // closed when the guest is to be asked to end the task
+	killed  chan struct{} // closed when the guest is to be asked to end the task and its shells
 	aborted chan struct{} // closed by the first Abort
+	alone   chan struct{} // closed when the last shell's end has ended the task's life
 	done    chan struct{}
 	outcome domain.Outcome // before done is closed it is the watcher's
 
@@ -72,6 +73,7 @@ func start(ctx context.Context, job Job, life domain.Life) (*Task, error) {
 		boot:    job.BootTimeout,
 		killed:  make(chan struct{}),
 		aborted: make(chan struct{}),
+		alone:   make(chan struct{}),
 		done:    make(chan struct{}),
 		life:    life,
 	}
@@ -102,7 +104,8 @@ func (t *Task) Wait(ctx context.Context) (domain.Outcome, error) {
 	}
 }
 
-// Kill has the guest end the task, and doesn't wait: the outcome is StatusKilled. The guest stays up.
+// Kill has the guest end the task and its shells, and doesn't wait: the outcome is StatusKilled. The guest
+// stays up.
 // Again is nil. ErrSandboxTerminated and ErrSandboxAborted come too late, and change nothing.
 func (t *Task) Kill() error {
 	t.mu.Lock()
@@ -126,12 +129,44 @@ func (t *Task) Abort() error {
 	return err
 }
 
-// Usable tells whether the guest may be asked for things beside its task: nil, ErrSandboxAborted or
-// ErrSandboxTerminated.
-func (t *Task) Usable() error {
+// OpenShell is Service.OpenShell for as long as the task goes on, or another shell does. While the machine
+// boots it waits for the guest's first request. ErrSandboxAborted and ErrSandboxTerminated come too late.
+func (t *Task) OpenShell(ctx context.Context, spec domain.ShellSpec) (ports.ShellSession, error) {
+	if err := t.enterShell(); err != nil {
+		return nil, err
+	}
+	select {
+	case <-t.service.Called():
+	case <-t.service.shells.opening.Done(): // OpenShell tells why
+	case <-ctx.Done(): // so it does of this
+	}
+	shell, err := t.service.openShell(ctx, spec, t.shellEnded)
+	if errors.Is(err, domain.ErrSandboxTerminated) {
+		return nil, t.shellRefused()
+	}
+	return shell, err
+}
+
+func (t *Task) enterShell() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.life.Usable()
+	return t.life.OpenShell()
+}
+
+func (t *Task) shellEnded() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.life.ShellEnded() {
+		close(t.alone)
+	}
+}
+
+// shellRefused is what became of the task where a shell came too late.
+func (t *Task) shellRefused() error {
+	if t.status() == domain.StatusAborted {
+		return domain.ErrSandboxAborted
+	}
+	return domain.ErrSandboxTerminated
 }
 
 // dispose notes that a task that has ended isn't needed any more, and tells whether it was until now.
@@ -153,11 +188,10 @@ func (t *Task) Close(ctx context.Context) error {
 }
 
 // happen notes an event in the task's life.
-func (t *Task) happen(event domain.Event) (ask bool) {
+func (t *Task) happen(event domain.Event) (ended, ask bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	_, ask = t.life.Happen(event)
-	return ask
+	return t.life.Happen(event)
 }
 
 // status is what the life made of all that happened.

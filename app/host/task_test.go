@@ -267,7 +267,8 @@ func TestATaskEndsOnce(t *testing.T) {
 				if test.status == domain.StatusAborted {
 					tooLate = domain.ErrSandboxAborted
 				}
-				for _, err := range []error{task.Kill(), task.Abort(), task.Usable()} {
+				_, opened := task.OpenShell(t.Context(), domain.ShellSpec{})
+				for _, err := range []error{task.Kill(), task.Abort(), opened} {
 					if !errors.Is(err, tooLate) {
 						t.Errorf("after the end: %v, want %v", err, tooLate)
 					}

@@ -10,10 +10,11 @@ import (
 	"github.com/hexworker/metaservice/domain"
 )
 
-// watcher waits for what happens to a task, until its life has a status.
+// watcher waits for what happens to a task and its shells, until its life has a status.
 type watcher struct {
 	*Task
-	reason error // why the guest was asked to end the task, where it wasn't the caller
+	told   *domain.Outcome // what the guest has reported; nil before
+	reason error           // why the guest was asked to end the task, where it wasn't the caller
 
 	ctx    context.Context // of the asking: it ends with the patience for it; nil before
 	cancel context.CancelFunc
@@ -29,30 +30,32 @@ func (t *Task) watch() domain.Outcome {
 	defer stop()
 	boot, stop := timerFor(t.boot)
 	defer stop()
-	called, killed := t.service.Called(), t.killed
+	settled, called, killed := t.service.Settled(), t.service.Called(), t.killed
 	for {
 		select {
-		case <-t.service.Settled():
-			return w.reported()
+		case <-settled:
+			settled, timeout = nil, nil
+			if w.reported() {
+				return w.ended(nil)
+			}
+		case <-t.alone:
+			return w.ended(nil)
 		case <-t.aborted:
-			return w.closed(domain.ErrSandboxAborted)
+			t.service.AbortShells() // their connections last until the machine has ended
+			return w.ended(domain.ErrSandboxAborted)
 		case <-killed:
 			killed = nil
 			w.ask()
 		case <-timeout:
 			timeout = nil
-			if t.happen(domain.EventTimedOut) {
+			if _, ask := t.happen(domain.EventTimedOut); ask {
 				w.reason = fmt.Errorf("%w: it had %s", ErrTimedOut, t.timeout)
 				w.ask()
 			}
 		case w.failed = <-w.asked:
 			w.asked = nil
 		case <-w.gaveUp():
-			t.happen(domain.EventGaveUp)
-			if w.failed == nil {
-				w.failed = context.Cause(w.ctx)
-			}
-			return w.closed(w.failed)
+			return w.unheard()
 		case <-t.guest.Done():
 			return w.gone(domain.EventMachineDied, t.machineDied())
 		case <-t.service.Lost():
@@ -75,11 +78,15 @@ func timerFor(d time.Duration) (<-chan time.Time, func()) {
 	return timer.C, func() { timer.Stop() }
 }
 
-// ask has the guest end its task. The log goes on until it has: what a program says when it is ended is
-// often why.
+// ask has the guest end its task and its shells. The log goes on until it has: what a program says when it
+// is ended is often why.
 func (w *watcher) ask() {
+	w.service.AbortShells()
 	w.ctx, w.cancel = context.WithTimeoutCause(context.Background(), killPatience,
-		fmt.Errorf("the guest did not end its task within %s", killPatience))
+		fmt.Errorf("the guest did not end its task and its shells within %s", killPatience))
+	if w.told != nil {
+		return // there are shells alone
+	}
 	w.asked = make(chan error, 1)
 	asked := w.asked
 	w.asking.Go(func() { asked <- w.service.Kill(w.ctx) })
@@ -108,45 +115,66 @@ func (t *Task) machineDied() error {
 	return errors.New(text)
 }
 
-// reported is the outcome that the guest has told, under the status that all else gives it.
-func (w *watcher) reported() domain.Outcome {
+// reported takes what the guest has told; ended is false while there are shells.
+func (w *watcher) reported() (ended bool) {
 	outcome, err := w.service.Outcome(context.Background())
 	if err != nil { // only a closed service, and Close waits for us
-		return w.closed(err)
+		outcome.Err = err
 	}
+	w.told = &outcome
 	event := domain.EventFailed
 	if outcome.Succeeded() {
 		event = domain.EventSucceeded
 	}
-	w.happen(event)
-	outcome.Status = w.status()
-	outcome.Err = errors.Join(w.reason, outcome.Err)
-	if outcome.Status == domain.StatusAborted {
-		outcome.Err = errors.Join(domain.ErrSandboxAborted, outcome.Err)
-	}
-	return outcome
+	ended, _ = w.happen(event)
+	return ended
 }
 
 // gone ends a task whose guest has nothing more to say. A result that it reported before counts: the
 // log's end is then close.
 func (w *watcher) gone(event domain.Event, err error) domain.Outcome {
-	if w.service.Resolved() {
+	if w.told == nil && w.service.Resolved() {
 		select {
 		case <-w.service.Settled():
-			return w.reported()
+			w.reported()
 		case <-w.aborted:
 			err = domain.ErrSandboxAborted
 		}
 	}
 	w.happen(event)
-	return w.closed(err)
+	w.service.breakShells(err)
+	return w.ended(err)
 }
 
-// closed is an outcome without a result, with the log as far as it came. An abort waits for none of it:
-// the task's log is open as long as the task goes on, and nobody has asked that to end.
-func (w *watcher) closed(err error) domain.Outcome {
-	outcome := domain.Outcome{Status: w.status(), Err: errors.Join(w.reason, err)}
-	if outcome.Status == domain.StatusAborted {
+// unheard ends a task whose guest did not end it, or its shells, in time.
+func (w *watcher) unheard() domain.Outcome {
+	if w.failed == nil {
+		w.failed = context.Cause(w.ctx)
+	}
+	w.happen(domain.EventGaveUp)
+	w.service.breakShells(w.failed)
+	if w.told != nil {
+		w.reason = errors.Join(w.reason, w.failed)
+	}
+	return w.ended(w.failed)
+}
+
+// ended is the outcome under the status that the task's life has: what the guest has told, or without that
+// err, with the log as far as it came. An abort waits for none of the log: it is open as long as the task
+// goes on, and nobody has asked that to end.
+func (w *watcher) ended(err error) domain.Outcome {
+	status := w.status()
+	if w.told != nil {
+		outcome := *w.told
+		outcome.Status = status
+		outcome.Err = errors.Join(w.reason, outcome.Err)
+		if status == domain.StatusAborted {
+			outcome.Err = errors.Join(domain.ErrSandboxAborted, outcome.Err)
+		}
+		return outcome
+	}
+	outcome := domain.Outcome{Status: status, Err: errors.Join(w.reason, err)}
+	if status == domain.StatusAborted {
 		outcome.Log = w.service.closeLog(0)
 	} else {
 		outcome.Log = w.service.CloseLog()

@@ -1,0 +1,361 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
+)
+
+// shells are the shells of one guest.
+type shells struct {
+	memory shellMemory
+
+	opening     context.Context // ends when no shell is opened any more
+	stopOpening context.CancelCauseFunc
+	serving     context.Context // ends when those that are open are broken off
+	stopServing context.CancelCauseFunc
+
+	mu    sync.Mutex // guards what follows
+	count int        // of those that are open, or being opened
+	open  map[*shell]struct{}
+}
+
+func (h *shells) init(limits domain.Limits, closing context.Context) {
+	h.memory.budget = domain.NewShellBudget(limits.ShellBytes)
+	h.serving, h.stopServing = context.WithCancelCause(closing)
+	h.opening, h.stopOpening = context.WithCancelCause(h.serving)
+	h.open = make(map[*shell]struct{})
+}
+
+// enter counts a shell that is to be opened; leave is its end.
+func (h *shells) enter(most int) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.opening.Err() != nil {
+		return context.Cause(h.opening)
+	}
+	if h.count >= most {
+		return &domain.LimitError{Limit: "Shells", Max: int64(most), Unit: "shells at once"}
+	}
+	h.count++
+	return nil
+}
+
+func (h *shells) leave() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.count--
+}
+
+// add takes a shell in that is connected, unless shells were aborted meanwhile.
+func (h *shells) add(s *shell) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.opening.Err() != nil {
+		return context.Cause(h.opening)
+	}
+	h.open[s] = struct{}{}
+	return nil
+}
+
+func (h *shells) remove(s *shell) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.open, s)
+}
+
+// refuse lets no shell open any more, and returns those that are.
+func (h *shells) refuse(why error) []*shell {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopOpening(why)
+	open := make([]*shell, 0, len(h.open))
+	for s := range h.open {
+		open = append(open, s)
+	}
+	return open
+}
+
+// AbortShells aborts all shells, and refuses new ones from now on, with ErrSandboxTerminated. It waits for
+// nothing. Any number of times.
+func (s *Service) AbortShells() {
+	for _, shell := range s.shells.refuse(domain.ErrSandboxTerminated) {
+		_ = shell.Abort() // one that has ended is fine
+	}
+}
+
+// breakShells breaks the connections of all shells off, and refuses new ones from now on: there is nobody
+// at the other end.
+func (s *Service) breakShells(why error) {
+	s.shells.refuse(why)
+	s.shells.stopServing(why)
+}
+
+// OpenShell runs a process in the guest, with its streams here. ctx bounds the start alone. There is one
+// try: a second might run it twice. For what only guests with FeatureExec can do it waits for the guest's
+// first poll, before which a guest says what it can. The errors are ErrInvalidAction, ErrFeatureNotSupported,
+// ctx's cause, ErrSandboxTerminated after AbortShells or Close, and ErrNonFatalInternalError with its cause,
+// such as a LimitError, ErrNoPoll and ErrNoReply. Whoever has the shell ends it: a shell that isn't over
+// counts as a request of the guest, and Close ends it.
+func (s *Service) OpenShell(ctx context.Context, spec domain.ShellSpec) (ports.ShellSession, error) {
+	return s.openShell(ctx, spec, func() {})
+}
+
+// openShell is OpenShell. ended is called once, when nothing of the shell is left, be it that it could not
+// be opened.
+func (s *Service) openShell(ctx context.Context, spec domain.ShellSpec, ended func()) (ports.ShellSession, error) {
+	action, err := domain.ExecShell(s.ids.NewID(), spec)
+	if err == nil {
+		err = s.shells.enter(s.limits.Shells)
+	}
+	if err != nil {
+		ended()
+		return nil, shellError(ctx, err)
+	}
+	a := &ask{action: action, session: make(chan ports.ShellSession, 1), ended: func() {
+		s.shells.leave()
+		ended()
+	}}
+	if err := s.connected(ctx, a); err != nil {
+		a.ended()
+		return nil, shellError(ctx, err)
+	}
+	return <-a.session, nil
+}
+
+// connected waits until a shell is there, or is none.
+func (s *Service) connected(ctx context.Context, a *ask) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer context.AfterFunc(s.shells.opening, func() { stop(context.Cause(s.shells.opening)) })()
+	if err := s.canRun(ctx, a.action.Shell()); err != nil {
+		return err
+	}
+	if ctx.Err() != nil { // a poll that is parked would have it at once
+		return context.Cause(ctx)
+	}
+	return s.once(ctx, a)
+}
+
+// shellError puts an error in a class of OpenShell's.
+func shellError(ctx context.Context, err error) error {
+	told := []error{domain.ErrInvalidAction, domain.ErrFeatureNotSupported, domain.ErrSandboxTerminated}
+	if ctx.Err() != nil {
+		told = append(told, context.Cause(ctx))
+	}
+	for _, class := range told {
+		if errors.Is(err, class) {
+			return fmt.Errorf("%s: %w", domain.KindExecShell, err)
+		}
+	}
+	return fmt.Errorf("%w: %s: %w", domain.ErrNonFatalInternalError, domain.KindExecShell, err)
+}
+
+// canRun waits until it is known what the guest can, where that matters.
+func (s *Service) canRun(ctx context.Context, spec domain.ShellSpec) error {
+	needs := spec.NeedsExec()
+	if len(needs) == 0 {
+		return nil
+	}
+	select {
+	case <-s.polled:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if s.Features().Has(domain.FeatureExec) {
+		return nil
+	}
+	return fmt.Errorf("%w: the guest's tools are too old to give a shell %s", domain.ErrFeatureNotSupported, strings.Join(needs, ", "))
+}
+
+// errUnwanted ends a shell that came just as its caller gave up.
+var errUnwanted = errors.New("nobody waits for the shell any more")
+
+// Shell implements ports.GuestAPI.
+func (s *Service) Shell(ctx context.Context, id domain.ActionID, connect func(ports.ShellTerms) (ports.HostShell, error)) error {
+	defer s.request(false)()
+	a, err := s.claim(id)
+	if err != nil {
+		return err
+	}
+	defer close(a.over)
+	if a.session == nil {
+		err := notFor(a)
+		a.finish(err)
+		return err
+	}
+	ended := func() {} // whoever asks for a shell sees to that, until it has one
+	defer func() { ended() }()
+	memory := s.shells.memory.of(a.action.Shell())
+	defer memory.close()
+	shell, err := s.connect(a, memory, connect)
+	if err != nil {
+		return err
+	}
+	life, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer context.AfterFunc(s.shells.serving, func() { end(context.Cause(s.shells.serving)) })()
+	if err := s.shells.add(shell); err != nil {
+		a.finish(err)
+		end(err)
+	}
+	defer s.shells.remove(shell)
+	a.session <- shell
+	if a.finish(nil) {
+		ended = a.ended
+	} else {
+		end(errUnwanted) // unless it is known why
+	}
+	defer shell.limit(s.patienceWith(a.action.Shell()))()
+	shell.Serve(life)
+	return nil
+}
+
+// connect completes the handshake of a shell, for which it has as long as for any reply.
+func (s *Service) connect(a *ask, memory ports.ShellMemory, connect func(ports.ShellTerms) (ports.HostShell, error)) (*shell, error) {
+	hangs := time.AfterFunc(s.limits.Reply, func() {
+		a.finish(fmt.Errorf("%w: the handshake of %s hangs", domain.ErrNoReply, a.action))
+	})
+	defer hangs.Stop()
+	inner, err := connect(ports.ShellTerms{Spec: a.action.Shell(), Memory: memory})
+	if err != nil {
+		a.finish(err)
+		return nil, err
+	}
+	return &shell{HostShell: inner}, nil
+}
+
+// guestGrace is how much longer than its guest the host waits for a shell's time-out.
+const guestGrace = 10 * time.Second
+
+// patienceWith is the time after which the host ends a shell; 0 is never.
+func (s *Service) patienceWith(spec domain.ShellSpec) time.Duration {
+	if spec.Timeout > 0 && s.Features().Has(domain.FeatureExec) {
+		return spec.Timeout + guestGrace // the guest does it, and tells
+	}
+	return spec.Timeout
+}
+
+// shell is a shell with its time-out.
+type shell struct {
+	ports.HostShell
+
+	mu       sync.Mutex // guards timedOut, and that an Abort is the caller's or the time-out's
+	timedOut *domain.Result
+}
+
+// limit has the shell aborted after d; 0 is never.
+func (s *shell) limit(d time.Duration) (stop func()) {
+	if d <= 0 {
+		return func() {}
+	}
+	timer := time.AfterFunc(d, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.HostShell.Abort() == nil { // which doesn't wait
+			s.timedOut = &domain.Result{Report: &domain.Report{
+				ExitCode: domain.ExitSignaled(9), Signal: "SIGKILL", Reason: domain.ReasonTimeout,
+				Message: fmt.Sprintf("the host ended it after %s", d),
+			}}
+		}
+	})
+	return func() { timer.Stop() }
+}
+
+// expired tells an abort that was the time-out's.
+func (s *shell) expired(err error) *domain.Result {
+	if !errors.Is(err, domain.ErrShellAborted) {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.timedOut
+}
+
+// Abort implements ports.Shell: a shell whose time is over has ended.
+func (s *shell) Abort() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timedOut != nil {
+		return domain.ErrShellTerminated
+	}
+	return s.HostShell.Abort()
+}
+
+// Wait implements ports.Shell.
+func (s *shell) Wait() (bool, error) {
+	success, err := s.HostShell.Wait()
+	if s.expired(err) != nil {
+		return false, nil
+	}
+	return success, err
+}
+
+// Result implements ports.ShellSession.
+func (s *shell) Result(ctx context.Context) (domain.Result, error) {
+	result, err := s.HostShell.Result(ctx)
+	if expired := s.expired(err); expired != nil {
+		return *expired, nil
+	}
+	return result, err
+}
+
+// shellMemory is what all shells of a guest share.
+type shellMemory struct {
+	mu     sync.Mutex // guards budget
+	budget *domain.ShellBudget
+}
+
+// of is the memory of one shell, whose outputs' first 64 KiB are reserved until close.
+func (m *shellMemory) of(spec domain.ShellSpec) *oneShellMemory {
+	outputs := 2
+	if spec.TTY {
+		outputs = 1
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &oneShellMemory{shared: m, taken: m.budget.Reserve(outputs)}
+}
+
+// oneShellMemory is a ports.ShellMemory that gives back what its shell forgets.
+type oneShellMemory struct {
+	shared *shellMemory
+	taken  int64 // guarded by shared.mu
+	closed bool  // so is this
+}
+
+// Take implements ports.ShellMemory.
+func (m *oneShellMemory) Take(want int64) int64 {
+	m.shared.mu.Lock()
+	defer m.shared.mu.Unlock()
+	if m.closed {
+		return 0
+	}
+	n := m.shared.budget.Take(want)
+	m.taken += n
+	return n
+}
+
+// Give implements ports.ShellMemory.
+func (m *oneShellMemory) Give(n int64) {
+	m.shared.mu.Lock()
+	defer m.shared.mu.Unlock()
+	n = min(n, m.taken)
+	m.taken -= n
+	m.shared.budget.Give(n)
+}
+
+func (m *oneShellMemory) close() {
+	m.shared.mu.Lock()
+	defer m.shared.mu.Unlock()
+	m.shared.budget.Give(m.taken)
+	m.taken, m.closed = 0, true
+}
+
+var _ ports.ShellSession = (*shell)(nil)
