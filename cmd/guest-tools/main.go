@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/hexworker/metaservice/adapters/guestinit"
 	"github.com/hexworker/metaservice/adapters/hostclient"
 	"github.com/hexworker/metaservice/adapters/processes"
 )
@@ -27,6 +28,9 @@ const (
 const shimCommand = "tree-shim"
 
 func main() {
+	if guestinit.Wanted() {
+		guestinit.Main()
+	}
 	processes.HideInherited()
 	if len(os.Args) > 1 && os.Args[1] == shimCommand {
 		os.Exit(processes.ShimMain(os.Args[2:]))

@@ -1,0 +1,138 @@
+package guestinit
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// linkPatience is how long the network's device may take to appear once its driver is loaded.
+const linkPatience = 10 * time.Second
+
+// setUpNetwork brings up lo and the one network device that a guest has.
+func setUpNetwork(o options) error {
+	if lo, err := netlink.LinkByName("lo"); err != nil {
+		say("no lo: %v", err)
+	} else if err := netlink.LinkSetUp(lo); err != nil {
+		say("lo can't be brought up: %v", err)
+	}
+	link, err := awaitLink(linkPatience)
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("%s can't be brought up: %w", link.Attrs().Name, err)
+	}
+	if o.dhcp {
+		return askDHCP(link.Attrs().Name)
+	}
+	if err := configure(link, o); err != nil {
+		return err
+	}
+	if len(o.dns) == 0 {
+		return nil
+	}
+	if err := os.WriteFile("/etc/resolv.conf", []byte(resolvConf(o.dns)), 0o644); err != nil {
+		say("no names can be looked up: %v", err)
+	}
+	return nil
+}
+
+// awaitLink waits for the first device that isn't lo.
+func awaitLink(patience time.Duration) (netlink.Link, error) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return nil, fmt.Errorf("network devices can't be listed: %w", err)
+		}
+		for _, link := range links {
+			if link.Attrs().Flags&net.FlagLoopback == 0 {
+				return link, nil
+			}
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("there was no network device in %v: its driver may be missing in the image", patience)
+		}
+	}
+}
+
+// configure gives a link its address, and the way out.
+func configure(link netlink.Link, o options) error {
+	address := &netlink.Addr{IPNet: &net.IPNet{
+		IP:   o.address.Addr().AsSlice(),
+		Mask: net.CIDRMask(o.address.Bits(), o.address.Addr().BitLen()),
+	}}
+	if err := netlink.AddrReplace(link, address); err != nil {
+		return fmt.Errorf("%s can't have the address %s: %w", link.Attrs().Name, o.address, err)
+	}
+	if o.gateway == (netip.Addr{}) {
+		return nil
+	}
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: o.gateway.AsSlice()}
+	if err := netlink.RouteReplace(route); err != nil {
+		return fmt.Errorf("%s can't be the gateway: %w", o.gateway, err)
+	}
+	return nil
+}
+
+// leaseScript is what udhcpc calls with what it learnt.
+const leaseScript = `#!/bin/sh
+case "$1" in
+deconfig)
+	ip addr flush dev "$interface"
+	ip link set "$interface" up
+	;;
+bound|renew)
+	ip addr flush dev "$interface"
+	ip addr add "$ip/$mask" dev "$interface" || exit 1
+	for gateway in $router; do
+		ip route add default via "$gateway" dev "$interface"
+		break
+	done
+	: >/etc/resolv.conf
+	for server in $dns; do
+		echo "nameserver $server" >>/etc/resolv.conf
+	done
+	;;
+esac
+`
+
+// scriptFile is where the script of the lease is written.
+const scriptFile = "/run/udhcpc.script"
+
+// askDHCP has busybox's client ask for an address. The network has one guest, and a lease is no shorter
+// than a task: it is asked for once, and kept.
+func askDHCP(device string) error {
+	client, err := findUDHCPC()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(scriptFile, []byte(leaseScript), 0o755); err != nil {
+		return err
+	}
+	// In the foreground, until there is a lease, or 20 questions, one a second, went without answer.
+	args := append(client, "-f", "-q", "-n", "-t", "20", "-T", "1", "-i", device, "-s", scriptFile)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = environment
+	if told, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("no address by DHCP: %w: %s", err, told)
+	}
+	return nil
+}
+
+func findUDHCPC() ([]string, error) {
+	for _, client := range [][]string{{"/sbin/udhcpc"}, {"/usr/sbin/udhcpc"}, {"/bin/busybox", "udhcpc"}, {"/usr/bin/busybox", "udhcpc"}} {
+		if _, err := os.Stat(client[0]); err == nil {
+			return client, nil
+		}
+	}
+	return nil, errors.New("no address by DHCP: there is no udhcpc in the image, and no busybox")
+}
