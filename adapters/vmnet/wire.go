@@ -1,0 +1,156 @@
+package vmnet
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/containers/gvisor-tap-vsock/pkg/tap"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// Limits of a wire.
+const (
+	maxFrame    = header.EthernetMinimumSize + MTU
+	maxLength   = 4096 + 65536 // of a frame that QEMU passes on, whatever the MTU (its NET_BUFSIZE)
+	maxOutgoing = 4 << 20      // bytes that wait for a guest to take them; what comes then is lost, as on any network
+	keptBuffer  = 1 << 20      // a buffer that had to grow larger is given back
+	readAhead   = 256 << 10
+)
+
+// wire joins a guest's network card to the stack. The library's own switch has room for many guests, and
+// trusts them: it allocates whatever a frame's length says, breaks on a frame without a header, and has
+// whoever sends wait for a guest that takes nothing. There is one guest here, and nobody waits for it.
+type wire struct {
+	conn     net.Conn
+	endpoint *tap.LinkEndpoint
+	refused  atomic.Int64 // frames that were not let in
+
+	mu       sync.Mutex // guards what follows
+	some     *sync.Cond // that something is outgoing, or the wire closed
+	outgoing []byte     // whole frames, each after its length
+	closed   bool
+}
+
+func newWire(conn net.Conn, endpoint *tap.LinkEndpoint) *wire {
+	w := &wire{conn: conn, endpoint: endpoint}
+	w.some = sync.NewCond(&w.mu)
+	return w
+}
+
+// DeliverNetworkPacket implements tap.NetworkSwitch: it takes a frame of the stack's, and never waits.
+func (w *wire) DeliverNetworkPacket(_ tcpip.NetworkProtocolNumber, packet *stack.PacketBuffer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed || len(w.outgoing)+4+packet.Size() > maxOutgoing {
+		return
+	}
+	w.outgoing = binary.BigEndian.AppendUint32(w.outgoing, uint32(packet.Size()))
+	begin := len(w.outgoing)
+	for _, part := range packet.AsSlices() {
+		w.outgoing = append(w.outgoing, part...)
+	}
+	shorten(w.outgoing[begin:])
+	w.some.Signal()
+}
+
+// send writes what is outgoing, as much at a time as there is, until the wire closes or breaks.
+func (w *wire) send() error {
+	var batch []byte
+	for {
+		w.mu.Lock()
+		for len(w.outgoing) == 0 && !w.closed {
+			w.some.Wait()
+		}
+		if w.closed {
+			w.mu.Unlock()
+			return nil
+		}
+		batch, w.outgoing = w.outgoing, batch[:0]
+		w.mu.Unlock()
+		if _, err := w.conn.Write(batch); err != nil {
+			return w.broken(err)
+		}
+		if cap(batch) > keptBuffer {
+			batch = nil
+		}
+	}
+}
+
+// receive passes the guest's frames to the stack, those that it may send, until the wire closes or breaks.
+func (w *wire) receive() error {
+	reader := bufio.NewReaderSize(w.conn, readAhead)
+	var length [4]byte
+	for {
+		if _, err := io.ReadFull(reader, length[:]); err != nil {
+			return w.broken(err)
+		}
+		size := int64(binary.BigEndian.Uint32(length[:]))
+		if size > maxLength {
+			return w.broken(fmt.Errorf("a frame of %d bytes was announced, there can be %d at most", size, maxLength))
+		}
+		if size < header.EthernetMinimumSize || size > maxFrame {
+			w.refused.Add(1)
+			if _, err := reader.Discard(int(size)); err != nil {
+				return w.broken(err)
+			}
+			continue
+		}
+		frame := buffer.NewViewSize(int(size))
+		if _, err := io.ReadFull(reader, frame.AsSlice()); err != nil {
+			frame.Release()
+			return w.broken(err)
+		}
+		w.deliver(frame)
+	}
+}
+
+// deliver gives one frame to the stack, if the guest may send such.
+func (w *wire) deliver(frame *buffer.View) {
+	if !admitted(frame.AsSlice()) {
+		w.refused.Add(1)
+		frame.Release()
+		return
+	}
+	protocol := header.Ethernet(frame.AsSlice()).Type()
+	frame.TrimFront(header.EthernetMinimumSize)
+	packet := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(frame)})
+	defer packet.DecRef()
+	w.endpoint.DeliverNetworkPacket(protocol, packet)
+}
+
+// broken is the error that a wire ends with: none if it was closed, or the guest's machine is gone. The
+// wire takes no more then.
+func (w *wire) broken(err error) error {
+	if w.close() {
+		return nil
+	}
+	for _, gone := range []error{io.EOF, io.ErrClosedPipe, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, gone) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the guest's network card: %w", err)
+}
+
+// close closes the wire, and tells whether it was closed before.
+func (w *wire) close() (before bool) {
+	w.mu.Lock()
+	before, w.closed = w.closed, true
+	w.outgoing = nil
+	w.mu.Unlock()
+	w.some.Broadcast()
+	if !before {
+		_ = w.conn.Close() // there is nothing to be lost, nor to be done about it
+	}
+	return before
+}
