@@ -16,6 +16,10 @@
 // task whose log broke off is not a plain success (ErrLogIncomplete). Once it is resolved, a guest that
 // reboots isn't handed the command again.
 //
+// ExecShell and Shell run a process beside the task, with its streams here, and a terminal if it wants one.
+// An exit is the guest's own word: a shell whose connection ends without one is an error. An output that
+// nobody reads stalls that shell alone.
+//
 // # The engine
 //
 // NewEngine makes an engine, NewProvider what a worker's registry wants, and Module is both for fx: it
@@ -35,5 +39,5 @@
 //
 // # What isn't here yet
 //
-// Shells and the virtual machine: ExecShell and Sandbox.NewShell return ErrFeatureNotSupported.
+// The virtual machine.
 package metaservice

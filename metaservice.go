@@ -58,6 +58,12 @@ type (
 	Report = domain.Report
 	// Listing is a folder's list.
 	Listing = domain.Listing
+	// ShellSpec is all that a shell can be told.
+	ShellSpec = domain.ShellSpec
+	// ShellSession is a Shell that tells how it ended, with a report where the guest could tell.
+	ShellSession = ports.ShellSession
+	// Result is a guest's word on how a process ended.
+	Result = domain.Result
 )
 
 // Errors of the service and of the engine. The old forms return ErrResourceNotFound and
@@ -242,10 +248,24 @@ func (m *MetaService) Folder(ctx context.Context, path string) (Listing, error) 
 	return m.service.List(ctx, path)
 }
 
-// ExecShell is to run a command in the guest with its streams here. This version has no shells:
-// it returns ErrFeatureNotSupported.
+// ExecShell is Shell without a context, for a command with or without a terminal; an empty command is the
+// guest's default shell. It gives up after the times of Limits, and tries once: a second try might run the
+// command twice. The shell's own errors come bare: ErrShellTerminated, ErrShellAborted.
 func (m *MetaService) ExecShell(command []string, tty bool) (Shell, error) {
-	return nil, ErrFeatureNotSupported
+	session, err := m.Shell(context.Background(), ShellSpec{Command: command, TTY: tty})
+	if err != nil {
+		return nil, err // not a nil in a Shell
+	}
+	return session, nil
+}
+
+// Shell runs a process in the guest, with its streams here; ctx bounds the start alone. Whoever has the
+// shell reads its outputs to their ends, or closes them, or aborts it; Close ends it too. The zero ShellSpec
+// is the guest's default shell. Its variables, folder and user need guest-tools that know them: for these it
+// waits for the guest's first poll, and tells the old ones by ErrFeatureNotSupported. The other errors are
+// those of Artifact but for ErrResourceNotFound, after one try; a *LimitError is one shell too many.
+func (m *MetaService) Shell(ctx context.Context, spec ShellSpec) (ShellSession, error) {
+	return m.service.OpenShell(ctx, spec)
 }
 
 // KillProcess is Kill without a context.

@@ -26,21 +26,22 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var (
 	_ func(string) (metaservice.TemporaryStorage, error) = metaservice.NewTemporaryStorage
 
-	_ func(*metaservice.MetaService, http.ResponseWriter, *http.Request)                   = (*metaservice.MetaService).ServeHTTP
-	_ func(*metaservice.MetaService, string) (io.ReadSeekCloser, error)                    = (*metaservice.MetaService).GetArtifact
-	_ func(*metaservice.MetaService, string) ([]string, error)                             = (*metaservice.MetaService).ListFolder
-	_ func(*metaservice.MetaService, []string, bool) (metaservice.Shell, error)            = (*metaservice.MetaService).ExecShell
-	_ func(*metaservice.MetaService) error                                                 = (*metaservice.MetaService).KillProcess
-	_ func(*metaservice.MetaService)                                                       = (*metaservice.MetaService).StopPollers
-	_ func(*metaservice.MetaService, context.Context, net.Listener) error                  = (*metaservice.MetaService).Serve
-	_ func(*metaservice.MetaService, context.Context, string) (io.ReadSeekCloser, error)   = (*metaservice.MetaService).Artifact
-	_ func(*metaservice.MetaService, context.Context, string) (metaservice.Listing, error) = (*metaservice.MetaService).Folder
-	_ func(*metaservice.MetaService, context.Context) error                                = (*metaservice.MetaService).Kill
-	_ func(*metaservice.MetaService, context.Context) (metaservice.Outcome, error)         = (*metaservice.MetaService).Outcome
-	_ func(*metaservice.MetaService) <-chan struct{}                                       = (*metaservice.MetaService).Lost
-	_ func(*metaservice.MetaService) error                                                 = (*metaservice.MetaService).Close
-	_ func(metaservice.Limits) metaservice.Option                                          = metaservice.WithLimits
-	_ func(func(metaservice.Outcome)) metaservice.Option                                   = metaservice.WithOutcome
+	_ func(*metaservice.MetaService, http.ResponseWriter, *http.Request)                                       = (*metaservice.MetaService).ServeHTTP
+	_ func(*metaservice.MetaService, string) (io.ReadSeekCloser, error)                                        = (*metaservice.MetaService).GetArtifact
+	_ func(*metaservice.MetaService, string) ([]string, error)                                                 = (*metaservice.MetaService).ListFolder
+	_ func(*metaservice.MetaService, []string, bool) (metaservice.Shell, error)                                = (*metaservice.MetaService).ExecShell
+	_ func(*metaservice.MetaService) error                                                                     = (*metaservice.MetaService).KillProcess
+	_ func(*metaservice.MetaService)                                                                           = (*metaservice.MetaService).StopPollers
+	_ func(*metaservice.MetaService, context.Context, net.Listener) error                                      = (*metaservice.MetaService).Serve
+	_ func(*metaservice.MetaService, context.Context, string) (io.ReadSeekCloser, error)                       = (*metaservice.MetaService).Artifact
+	_ func(*metaservice.MetaService, context.Context, string) (metaservice.Listing, error)                     = (*metaservice.MetaService).Folder
+	_ func(*metaservice.MetaService, context.Context) error                                                    = (*metaservice.MetaService).Kill
+	_ func(*metaservice.MetaService, context.Context, metaservice.ShellSpec) (metaservice.ShellSession, error) = (*metaservice.MetaService).Shell
+	_ func(*metaservice.MetaService, context.Context) (metaservice.Outcome, error)                             = (*metaservice.MetaService).Outcome
+	_ func(*metaservice.MetaService) <-chan struct{}                                                           = (*metaservice.MetaService).Lost
+	_ func(*metaservice.MetaService) error                                                                     = (*metaservice.MetaService).Close
+	_ func(metaservice.Limits) metaservice.Option                                                              = metaservice.WithLimits
+	_ func(func(metaservice.Outcome)) metaservice.Option                                                       = metaservice.WithOutcome
 
 	_ http.Handler = (*metaservice.MetaService)(nil)
 	_ error        = (*metaservice.Error)(nil)
@@ -62,6 +63,13 @@ var _ interface {
 	Abort() error
 	Wait() (bool, error)
 } = metaservice.Shell(nil)
+
+// What a ShellSession has beside that.
+var _ interface {
+	metaservice.Shell
+	Result(ctx context.Context) (metaservice.Result, error)
+	Done() <-chan struct{}
+} = metaservice.ShellSession(nil)
 
 const _ time.Duration = metaservice.PollTimeout - 30*time.Second // a constant
 
@@ -199,12 +207,20 @@ func TestInternalErrorsWrapTheirCause(t *testing.T) {
 		if took := time.Since(start); took != 90*time.Second {
 			t.Errorf("three tries took %s", took)
 		}
+		start = time.Now()
+		shell, err := m.ExecShell(nil, true)
+		if shell != nil || !errors.Is(err, metaservice.ErrNonFatalInternalError) || !strings.Contains(err.Error(), "no guest polled") {
+			t.Errorf("ExecShell: %v, %v", shell, err)
+		}
+		if took := time.Since(start); took != 30*time.Second {
+			t.Errorf("one try took %s", took)
+		}
 		m.Close()
 		if _, err := m.GetArtifact("/file"); !errors.Is(err, metaservice.ErrSandboxTerminated) {
 			t.Errorf("after Close: %v", err)
 		}
-		if _, err := m.ExecShell([]string{"sh"}, false); err != metaservice.ErrFeatureNotSupported {
-			t.Errorf("ExecShell: %v", err)
+		if shell, err := m.ExecShell(nil, true); shell != nil || !errors.Is(err, metaservice.ErrSandboxTerminated) {
+			t.Errorf("ExecShell after Close: %v, %v", shell, err)
 		}
 	})
 }

@@ -212,6 +212,7 @@ func newEngine(config Config, machine Machine, storage TemporaryStorage, logger 
 	isolated, ok := machine.(IsolatedMachine)
 	return &engine{inner: inner, schema: schema, capabilities: Capabilities{
 		MaxConcurrency: config.MaxConcurrency,
+		Shells:         true,
 		Proxies:        true,
 		Isolated:       ok && isolated.Isolated(),
 	}}, nil

@@ -163,7 +163,7 @@ func TestCallsAnswerAtOnceWhileAKillHangs(t *testing.T) {
 		if err := sandbox.Kill(); err != nil {
 			t.Error(err)
 		}
-		if _, err := sandbox.NewShell(t.Context(), nil, false); !errors.Is(err, domain.ErrFeatureNotSupported) {
+		if _, err := sandbox.NewShell(t.Context(), nil, false); err != domain.ErrSandboxTerminated {
 			t.Errorf("NewShell: %v", err)
 		}
 		if took := time.Since(began); took > 0 {
