@@ -45,10 +45,11 @@ const (
 	FrameReport FrameType = 6 // the same in full, in JSON, just before Exit; of FeatureShell2
 )
 
-// Limits of the shell protocol, in bytes; ShellWindow is one of them.
+// Limits of the shell protocol, in bytes.
 const (
 	ShellBlock   = 16 << 10  // of data in one message
 	ShellMessage = 20 << 10  // of a message
+	ShellWindow  = 64 << 10  // in flight in a stream, until its receiver grants more
 	ShellAhead   = 1 << 20   // the most that is granted to a sender of version 1
 	Shell2Block  = 128 << 10 // of data in one message, with FeatureShell2
 	Shell2Window = 4 << 20   // in flight in a stream at most, whatever its receiver grants

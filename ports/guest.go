@@ -36,6 +36,9 @@ type Host interface {
 	SendFolderNotFound(ctx context.Context, id domain.ActionID) error
 	// SendKilled answers a kill-process.
 	SendKilled(ctx context.Context, id domain.ActionID) error
+	// OpenShell answers an exec-shell: it connects the shell to its host. shell2 tells that both know
+	// domain.FeatureShell2. ctx bounds the start alone.
+	OpenShell(ctx context.Context, id domain.ActionID, shell2 bool) (GuestShell, error)
 }
 
 // LogStream is a log body on its way. Write returns when the bytes are with the transport, and

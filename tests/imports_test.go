@@ -42,6 +42,8 @@ var rules = []rule{
 	{dir: "app/host", noStd: []string{"os", "net"}, own: []string{"domain", "ports"}},
 	{dir: "app/guest", noStd: []string{"os", "net"}, own: []string{"domain", "ports"}},
 	{dir: "adapters", own: []string{"domain", "ports", "adapters/wire"}, external: []string{"*"}},
+	{dir: "adapters/chiapi", own: []string{"domain", "ports", "adapters/wire", "adapters/wsshell"}, external: []string{"*"}},
+	{dir: "adapters/hostclient", own: []string{"domain", "ports", "adapters/wire", "adapters/wsshell"}, external: []string{"*"}},
 	{dir: "adapters/qemu", own: []string{"domain", "ports", "adapters/vmimage", "adapters/vmnet"}, external: []string{"*"}},
 	{dir: "cmd/metaservice", own: append(slices.Clone(hostSide), "adapters/guestconfig", "adapters/vmimage"), external: []string{"*"}},
 	{dir: "cmd/guest-tools", own: []string{"app/guest", "adapters", "domain", "ports"}, external: []string{"*"}},

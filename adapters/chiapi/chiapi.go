@@ -20,6 +20,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/hexworker/metaservice/adapters/wire"
+	"github.com/hexworker/metaservice/adapters/wsshell"
 	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 )
@@ -266,14 +267,37 @@ func (h *handler) reply(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// shell is where the websocket of an exec-shell arrives. This host offers no such action yet, so
-// whatever action waits is answered by POST.
+// shell takes the websocket that answers an exec-shell. A handshake that can't be one doesn't use the id
+// up. It returns when the shell is over.
 func (h *handler) shell(w http.ResponseWriter, r *http.Request) {
-	if _, err := h.api.Pending(domain.ActionID(r.URL.Query().Get(wire.QueryID))); err != nil {
+	id := domain.ActionID(r.URL.Query().Get(wire.QueryID))
+	action, err := h.api.Pending(id)
+	if err != nil {
 		h.refuse(w, r, err)
 		return
 	}
-	h.refuseMethod(w, r, http.MethodPost)
+	if action.Kind() != domain.KindExecShell {
+		h.refuseMethod(w, r, http.MethodPost)
+		return
+	}
+	if r.Header.Get("Origin") != "" { // a browser's, whose page may be anybody's
+		h.refuse(w, r, &domain.Error{Code: domain.CodeForbidden, Message: "a request with an Origin is none of a guest's tools"})
+		return
+	}
+	if err := wsshell.CheckHandshake(r); err != nil {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "websocket") // RFC 9110, section 7.8
+		h.refuse(w, r, fmt.Errorf("%w: %w", domain.ErrInvalidReply, err))
+		return
+	}
+	answered := false
+	err = h.api.Shell(r.Context(), id, func(terms ports.ShellTerms) (ports.HostShell, error) {
+		answered = true
+		return wsshell.Accept(w, r, h.api.Features(), terms)
+	})
+	if err != nil && !answered {
+		h.refuse(w, r, err)
+	}
 }
 
 // requestBody is a request's body with the read deadline of its connection.

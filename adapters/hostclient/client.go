@@ -6,6 +6,7 @@ package hostclient
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hexworker/metaservice/adapters/wire"
+	"github.com/hexworker/metaservice/adapters/wsshell"
 	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 )
@@ -97,18 +99,19 @@ func (c *Client) Address() string {
 }
 
 func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	conn, err := c.connect(ctx)
+	if unix, ok := conn.(*net.UnixConn); ok {
+		return bigCopyConn{unix}, nil
+	}
+	return conn, err
+}
+
+func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 	if c.options.Dial != nil {
 		return c.options.Dial(ctx)
 	}
 	dialer := net.Dialer{Timeout: c.options.DialTimeout}
-	conn, err := dialer.DialContext(ctx, c.target.network, c.target.address)
-	if err != nil {
-		return nil, err
-	}
-	if unix, ok := conn.(*net.UnixConn); ok {
-		return bigCopyConn{unix}, nil
-	}
-	return conn, nil
+	return dialer.DialContext(ctx, c.target.network, c.target.address)
 }
 
 // bigCopyConn copies files to a unix socket in large blocks: there is no sendfile to one, and net/http
@@ -186,6 +189,23 @@ func (c *Client) roundTrip(req *http.Request) ([]byte, error) {
 		return nil, wire.DecodeError(resp.StatusCode, data)
 	}
 	return data, nil
+}
+
+// OpenShell is ports.Host's.
+func (c *Client) OpenShell(ctx context.Context, id domain.ActionID, shell2 bool) (ports.GuestShell, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.options.AnswerTimeout, fmt.Errorf("%w: %s", errNoAnswer, c.options.AnswerTimeout))
+	defer cancel()
+	u := url.URL{Scheme: "http", Host: c.target.host, Path: wire.PathReply, RawQuery: url.Values{wire.QueryID: {string(id)}}.Encode()}
+	shell, err := wsshell.Dial(ctx, wsshell.Target{
+		URL:    u.String(),
+		Header: http.Header{"User-Agent": {userAgent}},
+		Dial:   c.connect,
+		Shell2: shell2,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", http.MethodGet, wire.PathReply, cmp.Or(context.Cause(ctx), err))
+	}
+	return shell, nil
 }
 
 // Hello is ports.Host's.

@@ -12,6 +12,8 @@ const (
 	maxActions = 64
 	// maxWaiting bounds the actions that wait for one of those to end. A host has no more open.
 	maxWaiting = 4096
+	// maxShells is how many shells there may be at once. They don't count as actions: they stay.
+	maxShells = 1024
 	// maxSeen is how many ids are remembered: many times those that a host may hand out again.
 	maxSeen = 4 * maxWaiting
 )
@@ -24,6 +26,7 @@ type crew struct {
 	mu      sync.Mutex
 	closed  bool
 	busy    int
+	shells  int
 	waiting []domain.Action
 	seen    map[domain.ActionID]bool
 	order   []domain.ActionID // of seen, a ring once it is full
@@ -45,6 +48,18 @@ func (c *crew) take(action domain.Action) bool {
 	case action.Kind() == domain.KindKillProcess:
 		c.remember(action.ID())
 		c.all.Go(func() { c.run(action) })
+	case action.Kind() == domain.KindExecShell:
+		if c.shells >= maxShells {
+			return false
+		}
+		c.remember(action.ID())
+		c.shells++
+		c.all.Go(func() {
+			c.run(action)
+			c.mu.Lock()
+			c.shells--
+			c.mu.Unlock()
+		})
 	case c.busy < maxActions:
 		c.remember(action.ID())
 		c.busy++

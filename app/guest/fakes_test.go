@@ -205,6 +205,10 @@ type fakeLog struct {
 	failed error
 }
 
+func (h *fakeHost) OpenShell(_ context.Context, id domain.ActionID, _ bool) (ports.GuestShell, error) {
+	return nil, h.event(fmt.Sprintf("OpenShell %s", id))
+}
+
 func (h *fakeHost) OpenLog(ctx context.Context) (ports.LogStream, error) {
 	err := h.event("log")
 	r, w := io.Pipe()

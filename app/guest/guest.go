@@ -36,6 +36,7 @@ type Config struct {
 	Host      ports.Host
 	Files     ports.Files
 	Processes ports.Processes
+	Shells    ports.Shells // nil: there are none
 	Logger    *slog.Logger // nil is nobody
 
 	Version string // of these tools
@@ -47,13 +48,20 @@ type Config struct {
 	User       string            // who runs the task; empty is the current user
 	Dir        string            // where it starts
 	Terminal   bool              // whether it gets a terminal
+	Shell      []string          // what a shell is where the host doesn't say; empty is the platform's own
 }
 
 // ErrInvalidConfig is a Config that can't be.
 var ErrInvalidConfig = errors.New("invalid guest configuration")
 
 // features is what this version can do beyond version 1.
-func features() domain.Features { return domain.Features{domain.FeatureResult} }
+func features(shells bool) domain.Features {
+	fs := domain.Features{domain.FeatureResult}
+	if shells {
+		fs = append(fs, domain.FeatureExec, domain.FeatureShell2)
+	}
+	return fs
+}
 
 // Guest serves one host, and runs its task.
 type Guest struct {
@@ -62,6 +70,8 @@ type Guest struct {
 	link   *link
 	task   task
 	crew   *crew
+
+	execute domain.Execute // what the host said; set before the first poll
 
 	hurry     context.Context // ends when there is no time for orderly ends any more
 	hurryOnce context.CancelFunc
@@ -80,7 +90,7 @@ func New(config Config) (*Guest, error) {
 		BootID:   config.BootID,
 		OS:       runtime.GOOS,
 		Arch:     runtime.GOARCH,
-		Features: features(),
+		Features: features(config.Shells != nil),
 	}
 	if err := hello.Check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidConfig, err)
@@ -104,6 +114,7 @@ func (g *Guest) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
+	g.execute = execute
 	// What the task has begun goes on for a moment after ctx: stop ends it.
 	stop, stopNow := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopNow()

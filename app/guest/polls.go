@@ -64,15 +64,16 @@ func (g *Guest) act(ctx context.Context, action domain.Action) {
 	}
 	g.log.Debug("action", "action", action)
 	var err error
-	switch action.Kind() {
-	case domain.KindGetArtifact:
+	switch kind := action.Kind(); {
+	case kind == domain.KindGetArtifact:
 		err = g.sendArtifact(ctx, action)
-	case domain.KindListFolder:
+	case kind == domain.KindListFolder:
 		err = g.sendFolder(ctx, action)
-	case domain.KindKillProcess:
+	case kind == domain.KindKillProcess:
 		err = g.killTask(ctx, action)
+	case kind == domain.KindExecShell && g.config.Shells != nil:
+		err = g.serveShell(ctx, action)
 	default:
-		// Shells have no answer for this in version 1: the host gives it up by itself.
 		g.log.Warn("this version of guest-tools can't do this; it is not answered", "action", action)
 	}
 	if err == nil || ctx.Err() != nil {

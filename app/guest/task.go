@@ -191,12 +191,17 @@ func (g *Guest) runProcess(stop context.Context, log *taskLog, execute domain.Ex
 
 // startFailed is a command that can't be started: a failed task with a line in its log that says why.
 func (g *Guest) startFailed(log *taskLog, err error) domain.Report {
+	log.note(err.Error())
+	log.end()
+	return startReport(err)
+}
+
+// startReport is the report on a command that can't be started.
+func startReport(err error) domain.Report {
 	report := domain.Report{ExitCode: domain.ExitNotExecutable, Reason: domain.ReasonStartFailed, Message: domain.Cut(err.Error())}
 	if start, ok := errors.AsType[*ports.StartError](err); ok && start.ExitCode > 0 {
 		report.ExitCode = start.ExitCode
 	}
-	log.note(err.Error())
-	log.end()
 	return report
 }
 
@@ -208,18 +213,23 @@ func (g *Guest) spec(execute domain.Execute) (ports.ProcessSpec, error) {
 	if len(command) == 0 {
 		return ports.ProcessSpec{}, &ports.StartError{ExitCode: domain.ExitNotFound, Err: errNoCommand}
 	}
-	env := slices.Clone(g.config.Environ)
-	for _, more := range []map[string]string{g.config.Env, execute.Env} {
-		for _, name := range slices.Sorted(maps.Keys(more)) {
-			env = append(env, name+"="+more[name])
-		}
-	}
-	spec := ports.ProcessSpec{Command: command, Env: env, Dir: g.config.Dir, User: g.config.User}
+	spec := ports.ProcessSpec{Command: command, Env: g.environ(execute.Env), Dir: g.config.Dir, User: g.config.User}
 	if g.config.Terminal {
 		size := terminal
 		spec.Terminal = &size
 	}
 	return spec, nil
+}
+
+// environ is the environment of what is started: the process's, the configuration's, and more.
+func (g *Guest) environ(more ...map[string]string) []string {
+	env := slices.Clone(g.config.Environ)
+	for _, vars := range append([]map[string]string{g.config.Env}, more...) {
+		for _, name := range slices.Sorted(maps.Keys(vars)) {
+			env = append(env, name+"="+vars[name])
+		}
+	}
+	return env
 }
 
 // resolve reports the result, until the host has it or refuses it for good. A command that succeeded

@@ -47,6 +47,7 @@ func prepare(in invocation, logger *slog.Logger) (run func(context.Context) erro
 		Host:       host,
 		Files:      files,
 		Processes:  starter,
+		Shells:     starter,
 		Logger:     logger,
 		Version:    buildVersion(),
 		BootID:     bootid.Get(),
@@ -56,6 +57,7 @@ func prepare(in invocation, logger *slog.Logger) (run func(context.Context) erro
 		User:       config.User,
 		Dir:        dir,
 		Terminal:   config.TTY,
+		Shell:      config.Shell,
 	})
 	if err != nil {
 		return nil, nil, err

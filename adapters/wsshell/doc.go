@@ -1,0 +1,16 @@
+// Package wsshell runs a shell's streams over a websocket: the host's end, which is a ports.HostShell, and
+// the guest's, a ports.GuestShell. Both speak version 1 of the shell protocol, and domain.FeatureShell2
+// where host and guest agreed on it. docs/protocol.md tells what goes over the wire.
+//
+// The websocket library is frozen, with faults of its own. Each is met in one place:
+//
+//   - It ends the connection when a context does, and when a control frame can't be written within 5 s. It
+//     gets no context that ends, and its writes don't fail: frameConn notes a failure, and lets what has been
+//     received be read to its end.
+//   - It writes on after its close frame, and answers a close frame with a second one: frameConn drops both.
+//   - Its Close waits without limit for a hostile peer: the connection has a deadline by then.
+//   - It takes a message for whole whose peer died between two of its frames: nothing here ends by the
+//     end of a message, and all that has a length is checked.
+//   - It reads empty frames and answers pings without end: frameConn counts what comes beside data.
+//   - As the dialing end it writes 4 KiB at a time: frameConn gathers a frame.
+package wsshell

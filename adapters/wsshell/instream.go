@@ -1,0 +1,274 @@
+package wsshell
+
+import (
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/hexworker/metaservice/domain"
+)
+
+const (
+	// blockSize is room for the largest message.
+	blockSize = domain.Shell2Message + 1
+	// keepWhole is from how many bytes on a message's block is queued as it is; less is copied, so that what
+	// is held is never much more than what was sent.
+	keepWhole = blockSize * 3 / 4
+	// firstBlock is how large a block is that copies begin with.
+	firstBlock = 4 << 10
+)
+
+// block is received bytes: buf[at:end] have not been read.
+type block struct {
+	buf     []byte
+	at, end int
+}
+
+var blockPool = sync.Pool{New: func() any { return &block{buf: make([]byte, blockSize)} }}
+
+func getBlock() *block {
+	b := blockPool.Get().(*block)
+	b.at, b.end = 0, 0
+	return b
+}
+
+func putBlock(b *block) {
+	if len(b.buf) == blockSize {
+		blockPool.Put(b)
+	}
+}
+
+// inStream is a stream's receiving end: the peer fills it, one goroutine reads.
+type inStream struct {
+	// room wants more window for the stream, and returns how much it got; it is asked when bytes come, and
+	// must not block. grant sends credit, and must not block.
+	room  func(want int64) int64
+	grant func(n int64)
+
+	reading *block // the reader's own
+
+	mu     sync.Mutex // guards what follows
+	more   sync.Cond
+	queue  []*block // received, and not being read
+	window domain.Window
+	most   int64 // the largest window
+	ahead  int64 // of the window, what room gave
+	closed bool  // by the reader: what comes is dropped
+	err    error // how it ends, once the queue is empty
+}
+
+func newInStream(most int64) *inStream {
+	s := &inStream{window: domain.NewWindow(domain.ShellWindow), most: most}
+	s.more.L = &s.mu
+	return s
+}
+
+// errAfterEnd is a stream that goes on after its end.
+var errAfterEnd = fmt.Errorf("%w: data after the stream's end", domain.ErrInvalidFrame)
+
+// receive takes a message's bytes in, which are b.buf[b.at:b.end], and b with them. domain.ErrFlow where
+// they were never granted.
+func (s *inStream) receive(b *block) error {
+	n := int64(b.end - b.at)
+	s.mu.Lock()
+	err := s.window.Receive(n)
+	if s.err == io.EOF {
+		err = errAfterEnd
+	}
+	if err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	var grant int64
+	if s.err == nil && !s.closed {
+		if size := s.window.Size(); size < s.most && s.room != nil {
+			if got := s.room(s.most - size); got > 0 {
+				s.ahead += got
+				grant = s.window.Grow(got)
+			}
+		}
+		b = s.push(b)
+		s.more.Signal()
+	} else {
+		grant = s.window.Consume(n)
+	}
+	s.mu.Unlock()
+	if b != nil {
+		putBlock(b)
+	}
+	if grant > 0 {
+		s.grant(grant)
+	}
+	return nil
+}
+
+// push queues a block, or a copy of what is in it: then the block is returned.
+func (s *inStream) push(b *block) *block {
+	if b.end-b.at >= keepWhole {
+		s.queue = append(s.queue, b)
+		return nil
+	}
+	data := b.buf[b.at:b.end]
+	if len(s.queue) > 0 {
+		tail := s.queue[len(s.queue)-1]
+		n := copy(tail.buf[tail.end:], data)
+		tail.end += n
+		data = data[n:]
+	}
+	for len(data) > 0 {
+		tail := s.newTail(len(data))
+		tail.end = copy(tail.buf, data)
+		data = data[tail.end:]
+		s.queue = append(s.queue, tail)
+	}
+	return b
+}
+
+// newTail is a block to copy into: as large as what the stream seems to need.
+func (s *inStream) newTail(n int) *block {
+	if len(s.queue) > 0 || n > firstBlock {
+		return getBlock()
+	}
+	return &block{buf: make([]byte, firstBlock)}
+}
+
+// end ends the stream, once: what was received can be read still.
+func (s *inStream) end(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+		s.more.Broadcast()
+	}
+}
+
+// abort ends the stream, and drops what was received.
+func (s *inStream) abort(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != io.EOF || len(s.queue) > 0 {
+		s.err = err
+	}
+	s.drop()
+	s.more.Broadcast()
+}
+
+func (s *inStream) drop() {
+	for _, b := range s.queue {
+		putBlock(b)
+	}
+	s.queue = nil
+}
+
+// takeAhead is what room gave, to be given back, once.
+func (s *inStream) takeAhead() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.ahead
+	s.ahead = 0
+	s.most = 0 // none is taken from now on
+	return n
+}
+
+// next is the block that is being read: the reader's own, until it is empty. It waits for one.
+func (s *inStream) next() (*block, error) {
+	if s.reading != nil {
+		return s.reading, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.queue) == 0 && s.err == nil && !s.closed {
+		s.more.Wait()
+	}
+	switch {
+	case s.closed:
+		return nil, io.ErrClosedPipe
+	case len(s.queue) == 0:
+		return nil, s.err
+	}
+	s.reading = s.queue[0]
+	s.queue[0] = nil
+	if s.queue = s.queue[1:]; len(s.queue) == 0 {
+		s.queue = nil
+	}
+	return s.reading, nil
+}
+
+// consumed notes that n bytes of the block that is being read were.
+func (s *inStream) consumed(n int) {
+	b := s.reading
+	b.at += n
+	if b.at == b.end {
+		s.reading = nil
+		putBlock(b)
+	}
+	s.mu.Lock()
+	grant := s.window.Consume(int64(n))
+	if s.err != nil {
+		grant = 0 // nobody sends any more
+	}
+	s.mu.Unlock()
+	if grant > 0 {
+		s.grant(grant)
+	}
+}
+
+// Read implements io.Reader.
+func (s *inStream) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	b, err := s.next()
+	if err != nil {
+		return 0, err
+	}
+	n := copy(p, b.buf[b.at:b.end])
+	s.consumed(n)
+	return n, nil
+}
+
+// WriteTo implements io.WriterTo: io.Copy then copies no byte twice.
+func (s *inStream) WriteTo(w io.Writer) (total int64, err error) {
+	for {
+		b, err := s.next()
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+		n, err := w.Write(b.buf[b.at:b.end])
+		total += int64(n)
+		if n > 0 {
+			s.consumed(n)
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// Close implements io.Closer: what comes from now on is dropped, and granted again, so that the peer is
+// not held up.
+func (s *inStream) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	grant := s.window.Consume(s.queued())
+	if s.err != nil {
+		grant = 0
+	}
+	s.drop()
+	s.more.Broadcast()
+	s.mu.Unlock()
+	if grant > 0 {
+		s.grant(grant)
+	}
+	return nil
+}
+
+func (s *inStream) queued() (n int64) {
+	for _, b := range s.queue {
+		n += int64(b.end - b.at)
+	}
+	return n
+}

@@ -1,0 +1,171 @@
+package wsshell
+
+import (
+	"io"
+	"sync"
+
+	"github.com/hexworker/metaservice/domain"
+)
+
+// smallRead is what is read at a time from a source that has little: an idle shell holds no more.
+const smallRead = 4 << 10
+
+// outStream is a stream's sending end: one goroutine writes, and waits for credit.
+type outStream struct {
+	stream domain.Stream
+	block  int // bytes in one message, at most
+	send   func(message []byte) error
+
+	mu     sync.Mutex // guards what follows
+	more   sync.Cond
+	credit domain.Credit
+	bytes  int64 // that were sent, or are about to be
+	closed bool  // by the writer
+	err    error // nothing can be sent any more
+}
+
+func newOutStream(stream domain.Stream, block int, send func([]byte) error) *outStream {
+	s := &outStream{
+		stream: stream,
+		block:  block,
+		send:   send,
+		credit: domain.NewCredit(domain.ShellWindow, domain.Shell2Window),
+	}
+	s.more.L = &s.mu
+	return s
+}
+
+// granted takes the receiver's word. domain.ErrFlow where it can't be.
+func (s *outStream) granted(n uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.credit.Grant(n); err != nil {
+		return err
+	}
+	s.more.Signal()
+	return nil
+}
+
+// end frees the writer: nothing can be sent any more.
+func (s *outStream) end(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+		s.more.Broadcast()
+	}
+}
+
+// isOver tells whether anything can be sent.
+func (s *outStream) isOver() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.over()
+}
+
+func (s *outStream) over() error {
+	if s.closed {
+		return io.ErrClosedPipe
+	}
+	return s.err
+}
+
+// acquire waits for credit, and takes what there is of it, up to most.
+func (s *outStream) acquire(most int) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.over() == nil && s.credit.Left() == 0 {
+		s.more.Wait()
+	}
+	if err := s.over(); err != nil {
+		return 0, err
+	}
+	n := s.credit.Spend(int64(min(most, s.block)))
+	s.bytes += n
+	return int(n), nil
+}
+
+// sent is how many bytes were sent, or are about to be.
+func (s *outStream) sent() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes
+}
+
+func (s *outStream) refund(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.credit.Refund(int64(n))
+	s.bytes -= int64(n)
+}
+
+// Write implements io.Writer.
+func (s *outStream) Write(p []byte) (written int, err error) {
+	b := getBlock()
+	defer putBlock(b)
+	for len(p) > 0 {
+		n, err := s.acquire(len(p))
+		if err != nil {
+			return written, err
+		}
+		if err := s.sendBlock(b, copy(b.buf[domain.DataHead:], p[:n])); err != nil {
+			return written, err
+		}
+		written += n
+		p = p[n:]
+	}
+	return written, s.isOver()
+}
+
+// sendBlock sends the n bytes that stand in a block behind the head of a message.
+func (s *outStream) sendBlock(b *block, n int) error {
+	b.buf[0], b.buf[1] = byte(domain.FrameData), byte(s.stream)
+	return s.send(b.buf[:domain.DataHead+n])
+}
+
+// ReadFrom implements io.ReaderFrom: io.Copy then copies no byte twice. It reads when it has credit, so
+// that what is not sent stays with the source.
+func (s *outStream) ReadFrom(r io.Reader) (total int64, err error) {
+	small := &block{buf: make([]byte, domain.DataHead+smallRead)}
+	b := small
+	defer func() { putBlock(b) }()
+	for {
+		n, err := s.acquire(len(b.buf) - domain.DataHead)
+		if err != nil {
+			return total, err
+		}
+		got, readErr := r.Read(b.buf[domain.DataHead : domain.DataHead+n])
+		s.refund(n - got)
+		if got > 0 {
+			if err := s.sendBlock(b, got); err != nil {
+				return total, err
+			}
+			total += int64(got)
+		}
+		switch {
+		case readErr == io.EOF:
+			return total, nil
+		case readErr != nil:
+			return total, readErr
+		case got >= smallRead && b == small:
+			b = getBlock() // there is more
+		case got < smallRead && b != small:
+			putBlock(b)
+			b = small
+		}
+	}
+}
+
+// Close implements io.Closer: it sends the stream's end, once, and waits for no credit.
+func (s *outStream) Close() error {
+	s.mu.Lock()
+	if err := s.over(); err != nil {
+		s.closed = true
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.more.Broadcast()
+	s.mu.Unlock()
+	return s.send([]byte{byte(domain.FrameData), byte(s.stream)})
+}

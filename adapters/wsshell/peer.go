@@ -1,0 +1,362 @@
+package wsshell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"nhooyr.io/websocket"
+
+	"github.com/hexworker/metaservice/domain"
+)
+
+// Subprotocol is what a guest offers in its handshake, and a host chooses, for domain.FeatureShell2.
+const Subprotocol = "metaservice.shell.v2"
+
+const (
+	// pingEvery is the time between pings; silence is how long one's own may go unanswered.
+	pingEvery = 15 * time.Second
+	silence   = 45 * time.Second
+	// lastReads is for how long what the peer has sent is still read once nothing can be sent any more.
+	lastReads = 2 * time.Second
+)
+
+var (
+	// errSilent is a peer that doesn't answer pings.
+	errSilent = fmt.Errorf("the peer has not answered for %s", silence)
+	// errEnded is a connection that the peer ended before it had said what it should.
+	errEnded = errors.New("the connection ended")
+	// errText is a message that isn't binary.
+	errText = fmt.Errorf("%w: it is text", domain.ErrInvalidFrame)
+)
+
+// peer is what both ends have in common: a websocket with streams on it.
+type peer struct {
+	ws    *websocket.Conn
+	conn  *frameConn
+	v2    bool
+	block int // bytes of data in one message, at most
+	in    [domain.Streams]*inStream
+	out   [domain.Streams]*outStream
+	// control is told all but data and credit, on the reading goroutine. An error ends the connection.
+	control func(domain.Frame) error
+	// ended is told, once, that nothing is sent any more, and why.
+	ended func(error)
+
+	turn  chan struct{}  // held by whoever sends a message
+	wake  chan struct{}  // room for one: there is something in pending
+	over  chan struct{}  // closed when nothing is sent any more
+	tasks sync.WaitGroup // the sender, and the pings that are out
+
+	mu       sync.Mutex // guards what follows
+	pending  pending
+	heard    time.Time // when a ping of ours was answered last
+	cause    error     // why it is over
+	writeErr error
+}
+
+// pending is what is to be sent beside data. What is newer replaces what is older, or is added to it.
+type pending struct {
+	credit [domain.Streams]int64
+	size   *domain.Frame
+	hold   bool // the size
+	abort  bool
+}
+
+func newPeer(v2 bool) *peer {
+	p := &peer{
+		v2:    v2,
+		block: domain.ShellBlock,
+		turn:  make(chan struct{}, 1),
+		wake:  make(chan struct{}, 1),
+		over:  make(chan struct{}),
+		heard: time.Now(),
+	}
+	if v2 {
+		p.block = domain.Shell2Block
+	}
+	return p
+}
+
+// maxMessage is the largest message that is taken.
+func (p *peer) maxMessage() int {
+	if p.v2 {
+		return domain.Shell2Message
+	}
+	return domain.ShellMessage
+}
+
+// largestWindow is what a sender is granted at most.
+func (p *peer) largestWindow() int64 {
+	if p.v2 {
+		return domain.Shell2Window
+	}
+	return domain.ShellAhead
+}
+
+// receiving makes the receiving end of a stream. room is inStream's.
+func (p *peer) receiving(stream domain.Stream, room func(want int64) int64) *inStream {
+	s := newInStream(p.largestWindow())
+	s.room = room
+	s.grant = func(n int64) { p.ask(func(todo *pending) { todo.credit[stream] += n }) }
+	p.in[stream] = s
+	return s
+}
+
+// sending makes the sending end of a stream.
+func (p *peer) sending(stream domain.Stream) *outStream {
+	p.out[stream] = newOutStream(stream, p.block, p.send)
+	return p.out[stream]
+}
+
+// start takes the connected websocket over.
+func (p *peer) start(ws *websocket.Conn, conn *frameConn) {
+	p.ws, p.conn = ws, conn
+	ws.SetReadLimit(int64(p.maxMessage()))
+	conn.onFail = p.writeFailed
+	p.tasks.Go(p.sendPending)
+}
+
+// ask has the sender send something.
+func (p *peer) ask(what func(*pending)) {
+	p.mu.Lock()
+	what(&p.pending)
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default: // it will look
+	}
+}
+
+// send sends one message, and blocks while the connection takes no more.
+func (p *peer) send(message []byte) error {
+	select {
+	case p.turn <- struct{}{}:
+	case <-p.over:
+		return p.why()
+	}
+	defer func() { <-p.turn }()
+	select {
+	case <-p.over:
+		return p.why()
+	default:
+	}
+	if err := p.ws.Write(context.Background(), websocket.MessageBinary, message); err != nil {
+		p.end(err)
+		return p.why()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.writeErr
+}
+
+// writeFailed keeps the first failure. What the peer has sent before is still read: its exit may be in it.
+func (p *peer) writeFailed(err error) {
+	p.mu.Lock()
+	p.writeErr = err
+	p.mu.Unlock()
+	_ = p.conn.SetReadDeadline(time.Now().Add(lastReads))
+}
+
+// why is why it is over.
+func (p *peer) why() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cause
+}
+
+// end breaks the connection off, once.
+func (p *peer) end(err error) {
+	p.mu.Lock()
+	select {
+	case <-p.over:
+		p.mu.Unlock()
+		return
+	default:
+	}
+	if p.writeErr != nil && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errEnded)) {
+		err = p.writeErr // the one led to the other
+	}
+	p.cause = err
+	close(p.over)
+	p.mu.Unlock()
+	p.conn.Conn.Close() // not the library's, which waits
+	for _, s := range p.out {
+		if s != nil {
+			s.end(err)
+		}
+	}
+	p.ended(err)
+}
+
+// sendPending is the sender: no stream waits for it, and it waits for no stream's credit.
+func (p *peer) sendPending() {
+	pings := time.NewTicker(pingEvery)
+	defer pings.Stop()
+	for {
+		select {
+		case <-p.over:
+			return
+		case <-p.wake:
+			p.flush()
+		case now := <-pings.C:
+			p.mu.Lock()
+			silent := now.Sub(p.heard) >= silence
+			p.mu.Unlock()
+			if silent {
+				p.end(errSilent)
+				return
+			}
+			p.tasks.Go(p.ping)
+		}
+	}
+}
+
+func (p *peer) flush() {
+	p.mu.Lock()
+	todo := p.pending
+	p.pending = pending{hold: todo.hold}
+	if todo.hold {
+		p.pending.size, todo.size = todo.size, nil
+	}
+	p.mu.Unlock()
+	var buf [8]byte
+	for stream, n := range todo.credit {
+		if n > 0 {
+			f := domain.Frame{Type: domain.FrameAck, Stream: domain.Stream(stream), Credit: uint32(n)}
+			_ = p.send(f.Append(buf[:0])) // its end is p.end's to tell
+		}
+	}
+	if todo.size != nil {
+		_ = p.send(todo.size.Append(buf[:0]))
+	}
+	if todo.abort {
+		_ = p.send(domain.Frame{Type: domain.FrameAbort}.Append(buf[:0]))
+	}
+}
+
+// ping sends a ping, and waits for its own answer: others don't count.
+func (p *peer) ping() {
+	select {
+	case p.turn <- struct{}{}: // behind a message that is being sent: the library waits for 5 s at most
+		<-p.turn
+	case <-p.over:
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), silence)
+	defer cancel()
+	if p.ws.Ping(ctx) == nil {
+		p.mu.Lock()
+		p.heard = time.Now()
+		p.mu.Unlock()
+	}
+}
+
+// read reads messages until the connection ends, and returns why it did.
+func (p *peer) read() error {
+	for {
+		kind, r, err := p.ws.Reader(context.Background())
+		if err != nil {
+			return readError(err)
+		}
+		if kind != websocket.MessageBinary {
+			return errText
+		}
+		b := getBlock()
+		if b.end, err = readMessage(r, b.buf); err != nil {
+			putBlock(b)
+			return readError(err)
+		}
+		if err := p.handle(b); err != nil {
+			return err
+		}
+	}
+}
+
+// readMessage reads a whole message into buf, which has more room than the library lets through.
+func readMessage(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) {
+		m, err := r.Read(buf[n:])
+		n += m
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, fmt.Errorf("%w: it has more than %d bytes", domain.ErrInvalidFrame, len(buf)-1)
+}
+
+// readError says in our words how reading ended.
+func readError(err error) error {
+	if status := websocket.CloseStatus(err); status != -1 {
+		return fmt.Errorf("%w: the peer closed it with status %d", errEnded, status)
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errEnded
+	}
+	return err
+}
+
+// handle takes a message, and b with it.
+func (p *peer) handle(b *block) error {
+	f, err := domain.ParseFrame(b.buf[:b.end])
+	if err == nil && f.Type == domain.FrameData && len(f.Bytes) > 0 {
+		return p.data(f, b)
+	}
+	defer putBlock(b)
+	switch {
+	case err != nil:
+		return err
+	case f.Type == domain.FrameData:
+		return p.streamEnded(f.Stream)
+	case f.Type == domain.FrameAck:
+		return p.acked(f)
+	case !f.Known():
+		return nil // a newer peer's; how many there are is counted below
+	}
+	return p.control(f)
+}
+
+func (p *peer) data(f domain.Frame, b *block) error {
+	s := p.in[f.Stream]
+	if s == nil {
+		putBlock(b)
+		return fmt.Errorf("%w: data of %s, which goes the other way", domain.ErrInvalidFrame, f.Stream)
+	}
+	p.conn.useful(b.end)
+	b.at = domain.DataHead
+	return s.receive(b)
+}
+
+func (p *peer) streamEnded(stream domain.Stream) error {
+	s := p.in[stream]
+	if s == nil {
+		return fmt.Errorf("%w: an end of %s, which goes the other way", domain.ErrInvalidFrame, stream)
+	}
+	s.end(io.EOF)
+	return p.control(domain.Frame{Type: domain.FrameData, Stream: stream})
+}
+
+func (p *peer) acked(f domain.Frame) error {
+	s := p.out[f.Stream]
+	if s == nil {
+		return fmt.Errorf("%w: credit for %s, which goes the other way", domain.ErrInvalidFrame, f.Stream)
+	}
+	if f.Credit > 0 {
+		p.conn.useful(0)
+	}
+	return s.granted(f.Credit)
+}
+
+// close ends all that is left, once reading has ended.
+func (p *peer) close(err error) {
+	p.end(err)
+	_ = p.ws.CloseNow()
+	p.tasks.Wait()
+}
