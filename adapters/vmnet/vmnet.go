@@ -56,10 +56,7 @@ type Network struct {
 	listener *listener
 	crew     crew
 	done     chan struct{} // closed when the wire has ended
-
-	once sync.Once
-	mu   sync.Mutex
-	err  error // guarded by mu: what the wire ended with
+	once     sync.Once
 }
 
 // New begins a network. conn carries the frames of the guest's network card in QEMU's way, each after
@@ -86,10 +83,10 @@ func New(conn net.Conn, config Config) (*Network, error) {
 		return nil, errors.Join(fmt.Errorf("the guest's network can't be made: %w", err), conn.Close())
 	}
 	n.crew.do(func() {
-		err := n.wire.receive()
-		n.ended(err)
+		defer close(n.done)
+		n.wire.receive()
 	})
-	n.crew.do(func() { n.ended(n.wire.send()) })
+	n.crew.do(n.wire.send)
 	return n, nil
 }
 
@@ -107,18 +104,6 @@ func (n *Network) serve(config Config) (err error) {
 	return nil
 }
 
-// ended notes that the wire has. The first end counts, the other direction's follows from it.
-func (n *Network) ended(err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	select {
-	case <-n.done:
-	default:
-		n.err = err
-		close(n.done)
-	}
-}
-
 // Listener takes the guest's connections to the metadata address. It closes with the network.
 func (n *Network) Listener() net.Listener { return n.listener }
 
@@ -126,11 +111,7 @@ func (n *Network) Listener() net.Listener { return n.listener }
 func (n *Network) Done() <-chan struct{} { return n.done }
 
 // Err tells why a network that nobody closed is done, if not for the guest's end being gone.
-func (n *Network) Err() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.err
-}
+func (n *Network) Err() error { return n.wire.why() }
 
 // Refused is how many of the guest's frames were not let in.
 func (n *Network) Refused() int64 { return n.wire.refused.Load() }
@@ -139,8 +120,7 @@ func (n *Network) Refused() int64 { return n.wire.refused.Load() }
 // any goroutine.
 func (n *Network) Close() error {
 	n.once.Do(func() {
-		n.ended(nil)
-		n.wire.close()
+		n.wire.end(nil)
 		n.listener.Close()
 		n.end()
 	})
@@ -191,6 +171,10 @@ func newStack(endpoint stack.LinkEndpoint) (*stack.Stack, error) {
 		AddressWithPrefix: tcpip.AddressWithPrefix{Address: address(Gateway), PrefixLen: Guest.Bits()},
 	}
 	if err := s.AddProtocolAddress(nic, address, stack.AddressProperties{}); err != nil {
+		return s, errors.New(err.String())
+	}
+	// The guest's card is known: nothing that it says about cards is asked for, or remembered.
+	if err := s.AddStaticNeighbor(nic, ipv4.ProtocolNumber, guestAddr, guestMAC); err != nil {
 		return s, errors.New(err.String())
 	}
 	s.SetRouteTable([]tcpip.Route{{Destination: address.AddressWithPrefix.Subnet(), NIC: nic}})

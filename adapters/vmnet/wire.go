@@ -39,6 +39,7 @@ type wire struct {
 	some     *sync.Cond // that something is outgoing, or the wire closed
 	outgoing []byte     // whole frames, each after its length
 	closed   bool
+	err      error // that it broke with
 }
 
 func newWire(conn net.Conn, endpoint *tap.LinkEndpoint) *wire {
@@ -63,8 +64,8 @@ func (w *wire) DeliverNetworkPacket(_ tcpip.NetworkProtocolNumber, packet *stack
 	w.some.Signal()
 }
 
-// send writes what is outgoing, as much at a time as there is, until the wire closes or breaks.
-func (w *wire) send() error {
+// send writes what is outgoing, as much at a time as there is, until the wire ends.
+func (w *wire) send() {
 	var batch []byte
 	for {
 		w.mu.Lock()
@@ -73,12 +74,13 @@ func (w *wire) send() error {
 		}
 		if w.closed {
 			w.mu.Unlock()
-			return nil
+			return
 		}
 		batch, w.outgoing = w.outgoing, batch[:0]
 		w.mu.Unlock()
 		if _, err := w.conn.Write(batch); err != nil {
-			return w.broken(err)
+			w.end(err)
+			return
 		}
 		if cap(batch) > keptBuffer {
 			batch = nil
@@ -86,29 +88,31 @@ func (w *wire) send() error {
 	}
 }
 
-// receive passes the guest's frames to the stack, those that it may send, until the wire closes or breaks.
-func (w *wire) receive() error {
+// receive passes the guest's frames to the stack, those that it may send, until the wire ends.
+func (w *wire) receive() { w.end(w.passFrames()) }
+
+func (w *wire) passFrames() error {
 	reader := bufio.NewReaderSize(w.conn, readAhead)
 	var length [4]byte
 	for {
 		if _, err := io.ReadFull(reader, length[:]); err != nil {
-			return w.broken(err)
+			return err
 		}
 		size := int64(binary.BigEndian.Uint32(length[:]))
 		if size > maxLength {
-			return w.broken(fmt.Errorf("a frame of %d bytes was announced, there can be %d at most", size, maxLength))
+			return fmt.Errorf("a frame of %d bytes was announced, there can be %d at most", size, maxLength)
 		}
 		if size < header.EthernetMinimumSize || size > maxFrame {
 			w.refused.Add(1)
 			if _, err := reader.Discard(int(size)); err != nil {
-				return w.broken(err)
+				return err
 			}
 			continue
 		}
 		frame := buffer.NewViewSize(int(size))
 		if _, err := io.ReadFull(reader, frame.AsSlice()); err != nil {
 			frame.Release()
-			return w.broken(err)
+			return err
 		}
 		w.deliver(frame)
 	}
@@ -128,29 +132,31 @@ func (w *wire) deliver(frame *buffer.View) {
 	w.endpoint.DeliverNetworkPacket(protocol, packet)
 }
 
-// broken is the error that a wire ends with: none if it was closed, or the guest's machine is gone. The
-// wire takes no more then.
-func (w *wire) broken(err error) error {
-	if w.close() {
-		return nil
-	}
+// end ends a wire, because of an error or none. That the guest's machine is gone is no error.
+func (w *wire) end(err error) {
 	for _, gone := range []error{io.EOF, io.ErrClosedPipe, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE} {
 		if errors.Is(err, gone) {
-			return nil
+			err = nil
 		}
 	}
-	return fmt.Errorf("the guest's network card: %w", err)
-}
-
-// close closes the wire, and tells whether it was closed before.
-func (w *wire) close() (before bool) {
+	if err != nil {
+		err = fmt.Errorf("the guest's network card: %w", err)
+	}
 	w.mu.Lock()
-	before, w.closed = w.closed, true
-	w.outgoing = nil
+	before := w.closed
+	if !before {
+		w.closed, w.err, w.outgoing = true, err, nil
+	}
 	w.mu.Unlock()
 	w.some.Broadcast()
 	if !before {
 		_ = w.conn.Close() // there is nothing to be lost, nor to be done about it
 	}
-	return before
+}
+
+// why is the error that the wire ended with.
+func (w *wire) why() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
 }
