@@ -26,6 +26,14 @@ func TestContract(t *testing.T) {
 	}
 }
 
+func TestShellContract(t *testing.T) {
+	for _, mode := range []processes.Mode{processes.ModeCgroup, processes.ModeShim, processes.ModeAuto} {
+		t.Run(mode.String(), func(t *testing.T) {
+			contract.Shells(t, func(t *testing.T) ports.Shells { return starter(t, mode) })
+		})
+	}
+}
+
 func TestConfig(t *testing.T) {
 	for _, config := range []processes.Config{{}, {Mode: processes.ModeShim}, {Mode: processes.ModeAuto, Shim: []string{""}}, {Mode: 77, Shim: shim()}} {
 		if _, err := processes.New(config); err == nil || !strings.HasPrefix(err.Error(), "processes: ") {

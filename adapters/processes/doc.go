@@ -16,6 +16,10 @@
 // Neither holds a root's process that sets out to escape: root may write itself into another cgroup, or
 // kill whatever it likes. That takes a machine of its own.
 //
+// A shell has its streams here: three pipes, or a terminal that is its controlling one. That terminal
+// does what terminals do: it hangs up on the foreground's processes when the command ends, and on all of
+// the command's session when its input is closed.
+//
 // On other Unix systems a tree is the command's process group, which children can leave. On Windows it
 // is a job object, there is no terminal, and nothing can be asked to end: it is ended. The code for
 // these two builds, and has never been run.

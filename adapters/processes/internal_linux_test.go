@@ -107,7 +107,7 @@ func drained(t *testing.T, size *ports.TerminalSize) (*output, *os.File) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		out.Close()
+		out.close()
 		childs.Close()
 	})
 	return out, childs
@@ -188,7 +188,7 @@ func TestDrainEndsAFlood(t *testing.T) {
 	if !errors.Is(err, ports.ErrOutputCut) || n < DrainMost || n > DrainMost+2*pipeSize {
 		t.Errorf("%d bytes came, %v", n, err)
 	}
-	out.Close()
+	out.close()
 	<-done // a broken pipe
 }
 

@@ -52,16 +52,19 @@ type lifeline struct {
 }
 
 // startShim starts a command under a shim. Its errors are *ports.StartError.
-func startShim(line []string, cmd *command, output *os.File, ended func(domain.Report)) (tree, error) {
-	written, err := output.Stat()
+func startShim(line []string, cmd *command, files standard, ended func(domain.Report)) (tree, error) {
+	written, err := files.written()
 	if err != nil {
 		return nil, cmd.failed(err)
 	}
-	l, err := runShim(line, output)
+	l, err := runShim(line, files)
 	if err != nil {
 		return nil, startError(domain.ExitNotExecutable, "start the shim %s, which is to hold the command: %w", domain.Quote(line[0]), err)
 	}
-	start := shimStart{Path: []byte(cmd.path), Args: toBytes(cmd.args), Env: toBytes(cmd.env), Dir: []byte(cmd.dir), Credential: cmd.credential}
+	start := shimStart{
+		Path: []byte(cmd.path), Args: toBytes(cmd.args), Env: toBytes(cmd.env), Dir: []byte(cmd.dir),
+		Credential: cmd.credential, Terminal: files.terminal,
+	}
 	// A deadline: Config.Shim may name a program that isn't one.
 	_ = l.control.SetDeadline(time.Now().Add(shimStartPatience))
 	err = l.tell(start)
@@ -72,7 +75,7 @@ func startShim(line []string, cmd *command, output *os.File, ended func(domain.R
 	}
 	if err == nil && first.Event == eventStarted {
 		_ = l.control.SetDeadline(time.Time{})
-		l.tree = &strays{command: first.PID, start: first.Start, output: written}
+		l.tree = &strays{command: first.PID, start: first.Start, written: written}
 		go l.listen(events, ended)
 		return l, nil
 	}
@@ -81,7 +84,7 @@ func startShim(line []string, cmd *command, output *os.File, ended func(domain.R
 	l.control.Close()
 	switch {
 	case err != nil:
-		(&strays{output: written}).kill() // a command may have killed it before it could tell
+		(&strays{written: written}).kill() // a command may have killed it before it could tell
 		return nil, startError(domain.ExitNotExecutable, "the shim %s did not start the command, and ended with %s: does its command line call ShimMain? %w", domain.Quote(line[0]), state, err)
 	case first.Errno != 0:
 		return nil, cmd.failed(syscall.Errno(first.Errno))
@@ -89,7 +92,7 @@ func startShim(line []string, cmd *command, output *os.File, ended func(domain.R
 	return nil, cmd.failed(errors.New(first.Error))
 }
 
-func runShim(line []string, output *os.File) (*lifeline, error) {
+func runShim(line []string, files standard) (*lifeline, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -106,7 +109,7 @@ func runShim(line []string, output *os.File) (*lifeline, error) {
 		// Nothing of ours: our secrets are not the task's, and a shim as a process of the task's user could
 		// be looked into.
 		Env:   []string{},
-		Files: []*os.File{null, null, null, shimControl: theirs, shimOutput: output},
+		Files: []*os.File{null, null, null, shimControl: theirs, shimInput: files.in, shimOutput: files.out, shimErrors: files.err},
 		Sys:   &syscall.SysProcAttr{Setsid: true}, // away from signals to our group, and to the task's
 	})
 	if err != nil {
@@ -186,6 +189,9 @@ func (l *lifeline) terminate() error {
 	}
 	return nil
 }
+
+// hangUp needs no shim.
+func (l *lifeline) hangUp() { hangUpSession(l.tree.command) }
 
 func (l *lifeline) isGone() bool {
 	select {

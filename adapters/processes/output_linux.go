@@ -8,21 +8,18 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
 	"github.com/hexworker/metaservice/ports"
 )
-
-// pipeSize is room for a tree to write on while nobody reads: fewer wake-ups for the same bytes.
-const pipeSize = 1 << 20
 
 // output is the reading end of what a tree writes. One goroutine reads.
 type output struct {
 	file  *os.File
 	raw   syscall.RawConn
 	ended atomic.Bool // the command has
-	shut  atomic.Bool // closed: the end, to the reader
+	shut  atomic.Bool // stopped: the end, to the reader
+	held  *os.File    // the tree's end of a shell's terminal, until the command has ended; else nil
 
 	// The reader's own.
 	draining bool
@@ -33,79 +30,32 @@ type output struct {
 	end      error         // set once over: io.EOF or ports.ErrOutputCut
 }
 
-// openStream opens what a tree writes into: both ends, the child's for it alone.
-func openStream(size *ports.TerminalSize, owner *credential) (*output, *os.File, error) {
-	var ours, childs *os.File
-	err := errors.ErrUnsupported
-	if size != nil {
-		ours, childs, err = openTerminal(*size)
-	}
-	if err != nil { // where a system has no terminals, a pipe must do
-		ours, childs, err = openPipe()
-	}
+func newOutput(file *os.File) (*output, error) {
+	raw, err := file.SyscallConn()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if owner != nil {
-		// Programs open /dev/stderr by name: only the owner may.
-		_ = childs.Chown(int(owner.UID), -1)
-	}
-	raw, err := ours.SyscallConn()
-	if err != nil {
-		ours.Close()
-		childs.Close()
-		return nil, nil, err
-	}
-	return &output{file: ours, raw: raw, patience: DrainWait}, childs, nil
-}
-
-func openPipe() (ours, childs *os.File, err error) {
-	// Not os.Pipe, which makes both ends non-blocking: the child's must not be.
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, os.NewSyscallError("pipe", err)
-	}
-	_ = unix.SetNonblock(fds[0], true)
-	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize) // as far as the user's quota goes
-	return os.NewFile(uintptr(fds[0]), "output"), os.NewFile(uintptr(fds[1]), "output"), nil
-}
-
-// openTerminal opens a terminal that leaves newlines as they are, and takes no input.
-func openTerminal(size ports.TerminalSize) (ours, childs *os.File, err error) {
-	master, childs, err := pty.Open()
-	if err != nil {
-		return nil, nil, err
-	}
-	defer master.Close()
-	defer func() {
-		if err != nil {
-			childs.Close()
-		}
-	}()
-	fd := int(childs.Fd()) // which makes it blocking, as the child expects it
-	mode, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	if err != nil {
-		return nil, nil, os.NewSyscallError("tcgetattr", err)
-	}
-	mode.Oflag &^= unix.OPOST
-	if err := unix.IoctlSetTermios(fd, unix.TCSETS, mode); err != nil {
-		return nil, nil, os.NewSyscallError("tcsetattr", err)
-	}
-	if err := pty.Setsize(childs, &pty.Winsize{Cols: size.Columns, Rows: size.Rows}); err != nil {
-		return nil, nil, os.NewSyscallError("set the terminal's size", err)
-	}
-	// pty leaves the master blocking, in which state a Read can't be woken.
-	dup, err := unix.FcntlInt(master.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, os.NewSyscallError("fcntl", err)
-	}
-	_ = unix.SetNonblock(dup, true)
-	return os.NewFile(uintptr(dup), "terminal"), childs, nil
+	return &output{file: file, raw: raw, patience: DrainWait}, nil
 }
 
 // commandEnded wakes a Read that waits for more, so that it starts to count the time.
 func (o *output) commandEnded() {
 	o.ended.Store(true)
+	o.letGo()
+	_ = o.file.SetReadDeadline(time.Unix(1, 0))
+}
+
+// letGo closes the tree's end of the terminal. As long as that is held, a command may close all that it
+// has of the terminal and open it again by name, which would else be the end to us.
+func (o *output) letGo() {
+	if o.held != nil {
+		_ = o.held.Close() // which may be done twice
+	}
+}
+
+// stop is the end to the reader, but leaves the file as it is.
+func (o *output) stop() {
+	o.shut.Store(true)
 	_ = o.file.SetReadDeadline(time.Unix(1, 0))
 }
 
@@ -130,6 +80,10 @@ func (o *output) Read(p []byte) (int, error) {
 			into = p[:min(int64(len(p)), max(o.room, 1))]
 			// Not before: it would undo the one that commandEnded has set.
 			_ = o.file.SetReadDeadline(time.Now().Add(o.patience))
+		}
+		if o.shut.Load() { // nor that of stop
+			o.end = io.EOF
+			break
 		}
 		n, waited, err := o.read(into)
 		if o.draining {
@@ -200,11 +154,8 @@ func (o *output) buffered() int64 {
 	return int64(n)
 }
 
-func (o *output) Close() error {
-	o.shut.Store(true)
-	err := o.file.Close()
-	if errors.Is(err, os.ErrClosed) {
-		return nil
-	}
-	return err
+// close is called once stop has been.
+func (o *output) close() error {
+	o.letGo()
+	return closeOnce(o.file)
 }

@@ -15,12 +15,12 @@ import (
 // goroutine reads ahead, one chunk; it ends at the stream's end, or when the file is closed.
 type output struct {
 	file   *os.File
+	held   *os.File // the tree's end of a shell's terminal, until the command has ended; else nil
 	chunks chan []byte
 	ended  chan struct{} // closed when the command has
-	closed chan struct{}
+	closed chan struct{} // closed when it is stopped: the end, to the reader
 	ending sync.Once
 	once   sync.Once
-	err    error // of closing
 
 	// The reader's own.
 	rest     []byte
@@ -31,7 +31,7 @@ type output struct {
 	came     time.Duration // the patience that was left when the last chunk came
 }
 
-func newOutput(file *os.File) *output {
+func newOutput(file *os.File) (*output, error) {
 	o := &output{
 		file:     file,
 		chunks:   make(chan []byte),
@@ -42,7 +42,7 @@ func newOutput(file *os.File) *output {
 		came:     DrainWait,
 	}
 	go o.pump()
-	return o
+	return o, nil
 }
 
 func (o *output) pump() {
@@ -63,7 +63,18 @@ func (o *output) pump() {
 	}
 }
 
-func (o *output) commandEnded() { o.ending.Do(func() { close(o.ended) }) }
+func (o *output) commandEnded() {
+	o.ending.Do(func() { close(o.ended) })
+	o.letGo()
+}
+
+// letGo closes the tree's end of the terminal. As long as that is held, a command may close all that it
+// has of the terminal and open it again by name, which would else be the end to us.
+func (o *output) letGo() {
+	if o.held != nil {
+		_ = o.held.Close() // which may be done twice
+	}
+}
 
 // Read implements ports.Process.Output. What was there when the command ended costs no waiting, and is
 // less than DrainMost: no system has pipes of that size.
@@ -121,10 +132,10 @@ func (o *output) next() []byte {
 	}
 }
 
-func (o *output) Close() error {
-	o.once.Do(func() {
-		close(o.closed)
-		o.err = o.file.Close()
-	})
-	return o.err
+func (o *output) stop() { o.once.Do(func() { close(o.closed) }) }
+
+// close is called once stop has been.
+func (o *output) close() error {
+	o.letGo()
+	return closeOnce(o.file)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -185,6 +186,28 @@ func (t *procTree) survivors() []ports.Survivor {
 		left = append(left, ports.Survivor{PID: s.pid, Command: s.command})
 	}
 	return left
+}
+
+// hangUpSession tells a session what one hears whose terminal is hung up: all of it, as a shell would pass it
+// on to its jobs, but not those who have left it.
+func hangUpSession(leader int) {
+	session := &procTree{own: func(p stat) bool { return p.session == leader }}
+	found, _, err := session.scan()
+	if err != nil {
+		_ = syscall.Kill(-leader, syscall.SIGHUP)
+		_ = syscall.Kill(-leader, syscall.SIGCONT)
+		return
+	}
+	// The leader first, as the system does it: else the others' end might be its own, and a good one.
+	if i := slices.IndexFunc(found, func(s stat) bool { return s.pid == leader }); i > 0 {
+		found[0], found[i] = found[i], found[0]
+	}
+	for _, s := range found {
+		if s.session == leader { // and no descendant that leads another
+			send(s, syscall.SIGHUP)
+			send(s, syscall.SIGCONT) // or what is stopped would not hear it
+		}
+	}
 }
 
 // send signals exactly the process that was seen: between the look and the signal its pid may have gone

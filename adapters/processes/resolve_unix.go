@@ -103,9 +103,10 @@ func credentialOfUser(u *user.User) (*credential, error) {
 }
 
 // attributes are those that every command starts with. The session of its own keeps our terminal's
-// signals away; since it has no controlling terminal, children that outlive the command aren't hung up.
-func (c *command) attributes() *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Setsid: true}
+// signals away. Without a controlling terminal, children that outlive the command aren't hung up; a
+// shell wants one, and then that is its standard input.
+func (c *command) attributes(controlling bool) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setsid: true, Setctty: controlling}
 	if c.credential != nil {
 		attr.Credential = &syscall.Credential{Uid: c.credential.UID, Gid: c.credential.GID, Groups: c.credential.Groups}
 	}

@@ -25,7 +25,7 @@ func ShimMain(args []string) int {
 		fmt.Fprintln(os.Stderr, "this holds the processes of a task: it is for this program's own use, and takes no arguments")
 		return 2
 	}
-	HideInherited() // the control and the output among them
+	HideInherited() // the control and the command's files among them
 	// All that can be caught is, and dropped, for a shim must outlive what it holds. Ignoring them
 	// would make the command ignore them too.
 	signal.Notify(make(chan os.Signal, 1))
@@ -78,22 +78,20 @@ func (s *shim) start(start shimStart) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the reaper of the tree's orphans: %w", err)
 	}
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
 	cmd := &command{credential: start.Credential}
 	pid, err := syscall.ForkExec(string(start.Path), toStrings(start.Args), &syscall.ProcAttr{
 		Dir:   string(start.Dir),
 		Env:   toStrings(start.Env),
-		Files: []uintptr{null.Fd(), shimOutput, shimOutput},
+		Files: []uintptr{shimInput, shimOutput, shimErrors},
 		// No Pdeathsig: should somebody kill the shim, then what remains of the tree is found by way of the
 		// command, as long as that lives.
-		Sys: cmd.attributes(),
+		Sys: cmd.attributes(start.Terminal),
 	})
-	// The tree's output ends when nobody can write it any more: nor may the shim.
-	_ = unix.Close(shimOutput)
+	// The tree's output ends when nobody can write it any more, and what it no longer reads can't be written
+	// to it: nor may the shim.
+	for _, fd := range [...]int{shimInput, shimOutput, shimErrors} {
+		_ = unix.Close(fd)
+	}
 	if err != nil {
 		return err
 	}

@@ -18,11 +18,11 @@ const needsShim = true
 
 // hold starts a command so that its tree is held, in the mode's way. ended is called once, when the
 // command itself has ended. Its errors are *ports.StartError.
-func (s *Starter) hold(cmd *command, output *os.File, ended func(domain.Report)) (tree, error) {
+func (s *Starter) hold(cmd *command, files standard, ended func(domain.Report)) (tree, error) {
 	if s.config.Mode == ModeShim || s.noCgroup.Load() {
-		return startShim(s.config.Shim, cmd, output, ended)
+		return startShim(s.config.Shim, cmd, files, ended)
 	}
-	t, err := startInCgroup(cmd, output, ended)
+	t, err := startInCgroup(cmd, files, ended)
 	if err == nil {
 		return t, nil
 	}
@@ -34,7 +34,7 @@ func (s *Starter) hold(cmd *command, output *os.File, ended func(domain.Report))
 	}
 	// The system doesn't say whether it refused the cgroup or the command. The shim's own try tells: if
 	// that works, the cgroup it was.
-	t, shimErr := startShim(s.config.Shim, cmd, output, ended)
+	t, shimErr := startShim(s.config.Shim, cmd, files, ended)
 	if shimErr == nil && s.noCgroup.CompareAndSwap(false, true) {
 		s.config.Logger.Info("no cgroup can be used to hold processes, so shims do", slog.Any("error", err))
 	}
@@ -54,12 +54,12 @@ type cgroupTree struct {
 	reaped  chan struct{} // closed when the command has been, and its end reported
 }
 
-func startInCgroup(cmd *command, output *os.File, ended func(domain.Report)) (tree, error) {
+func startInCgroup(cmd *command, files standard, ended func(domain.Report)) (tree, error) {
 	group, err := newCgroup()
 	if err != nil {
 		return nil, &cgroupError{err}
 	}
-	process, err := startIn(group, cmd, output)
+	process, err := startIn(group, cmd, files)
 	if err != nil {
 		_ = group.remove()
 		return nil, err
@@ -70,18 +70,13 @@ func startInCgroup(cmd *command, output *os.File, ended func(domain.Report)) (tr
 	return t, nil
 }
 
-func startIn(group *cgroup, cmd *command, output *os.File) (*os.Process, error) {
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return nil, err
-	}
-	defer null.Close()
-	attr := cmd.attributes()
+func startIn(group *cgroup, cmd *command, files standard) (*os.Process, error) {
+	attr := cmd.attributes(files.terminal)
 	attr.UseCgroupFD, attr.CgroupFD = true, int(group.folder.Fd())
 	return os.StartProcess(cmd.path, cmd.args, &os.ProcAttr{
 		Dir:   cmd.dir,
 		Env:   cmd.env,
-		Files: []*os.File{null, output, output},
+		Files: []*os.File{files.in, files.out, files.err},
 		Sys:   attr,
 	})
 }
@@ -104,6 +99,8 @@ func (t *cgroupTree) terminate() error {
 	}
 	return err
 }
+
+func (t *cgroupTree) hangUp() { hangUpSession(t.process.Pid) }
 
 // kill returns once the command has been reaped, too, so that its report is there.
 func (t *cgroupTree) kill(ctx context.Context, grace time.Duration) ([]ports.Survivor, error) {

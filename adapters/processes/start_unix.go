@@ -18,36 +18,17 @@ import (
 
 const needsShim = false
 
-// openStream opens what a tree writes into: both ends, the child's for it alone.
-func openStream(size *ports.TerminalSize, owner *credential) (*output, *os.File, error) {
-	var ours, childs *os.File
-	err := errors.ErrUnsupported
-	if size != nil {
-		ours, childs, err = openTerminal(*size)
-	}
-	if err != nil { // where a system has no terminals, a pipe must do
-		ours, childs, err = os.Pipe()
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	if owner != nil {
-		_ = childs.Chown(int(owner.UID), -1) // programs open /dev/stderr by name: only the owner may
-	}
-	return newOutput(ours), childs, nil
-}
-
 func openTerminal(size ports.TerminalSize) (ours, childs *os.File, err error) {
 	ours, childs, err = pty.Open()
 	if err != nil {
 		return nil, nil, err
 	}
-	err = errors.Join(leaveNewlines(int(childs.Fd())), pty.Setsize(childs, &pty.Winsize{Cols: size.Columns, Rows: size.Rows}))
-	if err != nil {
+	if err := setSize(childs, size); err != nil {
 		ours.Close()
 		childs.Close()
+		return nil, nil, err
 	}
-	return ours, childs, err
+	return ours, childs, nil
 }
 
 func leaveNewlines(terminal int) error {
@@ -66,17 +47,12 @@ type groupTree struct {
 	reaped  chan struct{}
 }
 
-func (s *Starter) hold(cmd *command, output *os.File, ended func(domain.Report)) (tree, error) {
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return nil, cmd.failed(err)
-	}
-	defer null.Close()
+func (s *Starter) hold(cmd *command, files standard, ended func(domain.Report)) (tree, error) {
 	process, err := os.StartProcess(cmd.path, cmd.args, &os.ProcAttr{
 		Dir:   cmd.dir,
 		Env:   cmd.env,
-		Files: []*os.File{null, output, output},
-		Sys:   cmd.attributes(),
+		Files: []*os.File{files.in, files.out, files.err},
+		Sys:   cmd.attributes(files.terminal),
 	})
 	if err != nil {
 		return nil, cmd.failed(err)
@@ -111,6 +87,12 @@ func (t *groupTree) terminate() error {
 		return nil
 	}
 	return err
+}
+
+func (t *groupTree) hangUp() {
+	session := group(t.process.Pid) // as far as its leader's group goes
+	session.signal(syscall.SIGHUP)
+	session.thaw()
 }
 
 func (t *groupTree) kill(ctx context.Context, grace time.Duration) ([]ports.Survivor, error) {

@@ -44,13 +44,14 @@ func lookupUser(name string) (*credential, error) {
 }
 
 // openStream opens a pipe: there are no terminals here.
-func openStream(*ports.TerminalSize, *credential) (*output, *os.File, error) {
-	ours, childs, err := os.Pipe()
-	if err != nil {
-		return nil, nil, err
-	}
-	return newOutput(ours), childs, nil
+func openStream(*ports.TerminalSize, *credential) (*output, *os.File, error) { return outputPipe() }
+
+func openShellTerminal(ports.TerminalSize) (*shellStreams, error) {
+	return nil, fmt.Errorf("%w: on Windows there are no terminals: ask for none", domain.ErrFeatureNotSupported)
 }
+
+// give is for systems on which a command may have another user.
+func give(*os.File, *credential) {}
 
 // jobTree is a tree that a job object holds. A child that the command starts before it has been put into
 // the job, in its very first moment, isn't in it.
@@ -61,18 +62,12 @@ type jobTree struct {
 	reaped  chan struct{}
 }
 
-func (s *Starter) hold(cmd *command, output *os.File, ended func(domain.Report)) (tree, error) {
+func (s *Starter) hold(cmd *command, files standard, ended func(domain.Report)) (tree, error) {
 	job, err := newJob()
 	if err != nil {
 		return nil, cmd.failed(err)
 	}
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		_ = windows.CloseHandle(job)
-		return nil, cmd.failed(err)
-	}
-	defer null.Close()
-	process, err := os.StartProcess(cmd.path, cmd.args, &os.ProcAttr{Dir: cmd.dir, Env: cmd.env, Files: []*os.File{null, output, output}})
+	process, err := os.StartProcess(cmd.path, cmd.args, &os.ProcAttr{Dir: cmd.dir, Env: cmd.env, Files: []*os.File{files.in, files.out, files.err}})
 	if err != nil {
 		_ = windows.CloseHandle(job)
 		return nil, cmd.failed(err)
@@ -142,6 +137,9 @@ func (t *jobTree) terminate() error {
 	}
 	return err
 }
+
+// hangUp is for terminals, which there aren't.
+func (t *jobTree) hangUp() {}
 
 func (t *jobTree) kill(context.Context, time.Duration) ([]ports.Survivor, error) {
 	select {

@@ -3,8 +3,10 @@ package processes
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"sync/atomic"
 
+	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 )
 
@@ -39,13 +41,16 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Starter is a ports.Processes.
+// Starter is a ports.Processes and a ports.Shells.
 type Starter struct {
 	config   Config
 	noCgroup atomic.Bool // ModeAuto has seen that the shim works where a cgroup doesn't
 }
 
-var _ ports.Processes = (*Starter)(nil)
+var (
+	_ ports.Processes = (*Starter)(nil)
+	_ ports.Shells    = (*Starter)(nil)
+)
 
 // New checks the config, and starts nothing.
 func New(config Config) (*Starter, error) {
@@ -67,6 +72,11 @@ func (s *Starter) Start(spec ports.ProcessSpec) (ports.Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, startError(domain.ExitNotExecutable, "open the empty input of command %s: %w", domain.Quote(cmd.path), err)
+	}
+	defer null.Close()
 	out, child, err := openStream(spec.Terminal, cmd.credential)
 	if err != nil {
 		return nil, cmd.failed(err)
@@ -74,9 +84,9 @@ func (s *Starter) Start(spec ports.ProcessSpec) (ports.Process, error) {
 	// The tree's writing end must not stay open here, or its output would never end.
 	defer child.Close()
 	p := newProcess(out)
-	p.tree, err = s.hold(cmd, child, p.finish)
+	p.tree, err = s.hold(cmd, standard{in: null, out: child, err: child}, p.finish)
 	if err != nil {
-		out.Close()
+		_ = p.closeStreams()
 		return nil, err
 	}
 	return p, nil

@@ -3,6 +3,7 @@ package processes
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -11,11 +12,22 @@ import (
 )
 
 // strays is a tree that has lost its shim, as far as it can still be found: the command's session, those
-// who can write to the output, and what descends from either.
+// who can write to its output, and what descends from either.
 type strays struct {
 	command int // its pid; 0 where it isn't known
 	start   uint64
-	output  os.FileInfo
+	written []os.FileInfo // what the tree writes to
+}
+
+// written tells the files that a tree writes to from all others. Its input is none of them: that may be
+// /dev/null, which everybody has open.
+func (s standard) written() ([]os.FileInfo, error) {
+	out, err := s.out.Stat()
+	if err != nil || s.err == s.out {
+		return []os.FileInfo{out}, err
+	}
+	errors, err := s.err.Stat()
+	return []os.FileInfo{out, errors}, err
 }
 
 // kill kills the strays, and returns those that won't die.
@@ -41,7 +53,8 @@ func (s *strays) kill() []ports.Survivor {
 func (s *strays) writes(pid int) bool {
 	files, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/fd/*")
 	for _, file := range files {
-		if info, err := os.Stat(file); err == nil && os.SameFile(info, s.output) {
+		info, err := os.Stat(file)
+		if err == nil && slices.ContainsFunc(s.written, func(w os.FileInfo) bool { return os.SameFile(info, w) }) {
 			return true
 		}
 	}

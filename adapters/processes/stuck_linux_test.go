@@ -46,7 +46,7 @@ func TestAStuckShimIsGivenUp(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := &lifeline{
 				shim: stuck, pid: shim.Process.Pid, control: null, gone: make(chan struct{}),
-				tree:  &strays{output: other},
+				tree:  &strays{written: []os.FileInfo{other}},
 				kills: make(map[int]chan<- []ports.Survivor),
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), c.hurry)

@@ -15,6 +15,7 @@ type shimStart struct {
 	Args, Env  [][]byte
 	Dir        []byte
 	Credential *credential
+	Terminal   bool // its files are a terminal, which is to be its controlling one
 }
 
 // shimRequest is each later line to a shim.
@@ -58,10 +59,12 @@ const (
 	eventKilled  shimEventName = "killed"
 )
 
-// The files that a shim is started with.
+// The files that a shim is started with: its own, and the standard ones of its command.
 const (
 	shimControl = 3
-	shimOutput  = 4
+	shimInput   = 4
+	shimOutput  = 5
+	shimErrors  = 6
 )
 
 func toBytes(texts []string) [][]byte {
