@@ -2,7 +2,6 @@ package vmnet_test
 
 import (
 	"net"
-	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -11,7 +10,7 @@ import (
 )
 
 // ipFrame is a frame to the gateway with an IPv4 packet of so many bytes after its header.
-func ipFrame(from net.HardwareAddr, source netip.Addr, size int) []byte {
+func ipFrame(from net.HardwareAddr, source [4]byte, size int) []byte {
 	frame := make([]byte, header.EthernetMinimumSize+header.IPv4MinimumSize+size)
 	header.Ethernet(frame).Encode(&header.EthernetFields{
 		SrcAddr: tcpip.LinkAddress(from), DstAddr: tcpip.LinkAddress(vmnet.GatewayMAC), Type: header.IPv4ProtocolNumber,
@@ -19,7 +18,7 @@ func ipFrame(from net.HardwareAddr, source netip.Addr, size int) []byte {
 	ip := header.IPv4(frame[header.EthernetMinimumSize:])
 	ip.Encode(&header.IPv4Fields{
 		TotalLength: uint16(header.IPv4MinimumSize + size), TTL: 64, Protocol: uint8(header.ICMPv4ProtocolNumber),
-		SrcAddr: tcpip.AddrFrom4(source.As4()), DstAddr: tcpip.AddrFrom4(vmnet.Gateway.As4()),
+		SrcAddr: tcpip.AddrFrom4(source), DstAddr: tcpip.AddrFrom4(vmnet.Gateway.As4()),
 	})
 	ip.SetChecksum(^ip.CalculateChecksum())
 	return frame

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
-	"net/netip"
 	"runtime"
 	"strings"
 	"testing"
@@ -27,14 +26,14 @@ func works(t *testing.T, g *guest) {
 
 // Frames that can't be are dropped, and those that follow are taken.
 func TestFramesThatCannotBe(t *testing.T) {
-	guestIP := vmnet.Guest.Addr()
+	guestIP := vmnet.Guest.Addr().As4()
 	whole := ipFrame(vmnet.GuestMAC, guestIP, 8)
 	change := func(at int, to byte) []byte {
 		frame := append([]byte(nil), whole...)
 		frame[at] = to
 		return frame
 	}
-	arp := func(sender net.HardwareAddr, is netip.Addr) []byte {
+	arp := func(sender net.HardwareAddr, is [4]byte) []byte {
 		frame := make([]byte, header.EthernetMinimumSize+header.ARPSize)
 		header.Ethernet(frame).Encode(&header.EthernetFields{SrcAddr: tcpip.LinkAddress(vmnet.GuestMAC),
 			DstAddr: header.EthernetBroadcastAddress, Type: header.ARPProtocolNumber})
@@ -42,7 +41,7 @@ func TestFramesThatCannotBe(t *testing.T) {
 		a.SetIPv4OverEthernet()
 		a.SetOp(header.ARPReply)
 		copy(a.HardwareAddressSender(), sender)
-		copy(a.ProtocolAddressSender(), is.AsSlice())
+		copy(a.ProtocolAddressSender(), is[:])
 		return frame
 	}
 	refused := map[string][]byte{
@@ -60,12 +59,12 @@ func TestFramesThatCannotBe(t *testing.T) {
 		"a total length beyond it":   change(16, 0xff),
 		"a multicast frame":          change(0, 0x01),
 		"another card's":             change(6, 0x02),
-		"the address of nobody":      ipFrame(vmnet.GuestMAC, netip.MustParseAddr("0.0.0.0"), 8),
-		"ARP for the gateway":        arp(vmnet.GuestMAC, vmnet.Gateway),
+		"the address of nobody":      ipFrame(vmnet.GuestMAC, [4]byte{}, 8),
+		"ARP for the gateway":        arp(vmnet.GuestMAC, vmnet.Gateway.As4()),
 		"ARP with another card":      arp(vmnet.GatewayMAC, guestIP),
 		"ARP that is cut":            arp(vmnet.GuestMAC, guestIP)[:40],
-		"UDP from nobody":            udpFrame(netip.MustParseAddr("0.0.0.0"), 68, 53),
-		"UDP from nobody's old port": udpFrame(netip.MustParseAddr("0.0.0.0"), 1000, 67),
+		"UDP from nobody":            udpFrame([4]byte{}, 68, 53),
+		"UDP from nobody's old port": udpFrame([4]byte{}, 1000, 67),
 	}
 	n, conn := network(t, vmnet.Config{})
 	go echo(n.Listener(), "metadata")
@@ -77,7 +76,7 @@ func TestFramesThatCannotBe(t *testing.T) {
 	}
 	works(t, g)
 	before := n.Refused()
-	g.send(udpFrame(netip.MustParseAddr("0.0.0.0"), 68, 67))
+	g.send(udpFrame([4]byte{}, 68, 67))
 	g.send(arp(vmnet.GuestMAC, guestIP))
 	g.send(whole)
 	works(t, g)
@@ -87,7 +86,7 @@ func TestFramesThatCannotBe(t *testing.T) {
 }
 
 // udpFrame is a UDP packet with nothing in it.
-func udpFrame(source netip.Addr, from, to uint16) []byte {
+func udpFrame(source [4]byte, from, to uint16) []byte {
 	frame := ipFrame(vmnet.GuestMAC, source, header.UDPMinimumSize)
 	ip := header.IPv4(frame[header.EthernetMinimumSize:])
 	frame[header.EthernetMinimumSize+9] = uint8(header.UDPProtocolNumber)
@@ -153,7 +152,7 @@ func heap() uint64 {
 
 // pingFrame asks the gateway for an answer of the same size.
 func pingFrame(size int) []byte {
-	frame := ipFrame(vmnet.GuestMAC, vmnet.Guest.Addr(), size)
+	frame := ipFrame(vmnet.GuestMAC, vmnet.Guest.Addr().As4(), size)
 	icmp := header.ICMPv4(frame[header.EthernetMinimumSize+header.IPv4MinimumSize:])
 	icmp.SetType(header.ICMPv4Echo)
 	icmp.SetChecksum(header.ICMPv4Checksum(icmp, 0))

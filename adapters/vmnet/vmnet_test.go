@@ -119,7 +119,7 @@ func TestPeersBehindTheGuest(t *testing.T) {
 			if is.address != vmnet.Gateway { // which would be itself
 				refused(t, g, metadata)
 			} else {
-				_, _ = conn.Write(framed(ipFrame(vmnet.GuestMAC, vmnet.Gateway, 1)))
+				_, _ = conn.Write(framed(ipFrame(vmnet.GuestMAC, vmnet.Gateway.As4(), 1)))
 			}
 			eventually(t, "nothing was refused", func() bool { return n.Refused() > 0 })
 		})

@@ -1,0 +1,322 @@
+package vmnet_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hexworker/metaservice/adapters/vmnet"
+)
+
+// world is what a guest with NAT reaches: services of this test, at addresses that are nobody's.
+type world struct {
+	places map[string]string // network and address to an address here
+	dialed atomic.Int64
+}
+
+// nowhere is an address of the world's that doesn't answer.
+const nowhere = "198.51.100.1:9"
+
+func (w *world) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	w.dialed.Add(1)
+	if address == nowhere {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	place, ok := w.places[network+" "+address]
+	if !ok {
+		return nil, errors.New("nobody is there")
+	}
+	return new(net.Dialer).DialContext(ctx, network, place)
+}
+
+func (w *world) nat() *vmnet.NAT {
+	return &vmnet.NAT{
+		Dial:      w.dial,
+		Resolvers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53"), netip.MustParseAddrPort("192.0.2.54:53")},
+		Own:       func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("203.0.113.7")}, nil },
+	}
+}
+
+// tcpEcho is a service of the world's.
+func tcpEcho(t *testing.T, name string) string {
+	t.Helper()
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go echo(listener, name)
+	return listener.Addr().String()
+}
+
+// udpEcho answers packets with what change makes of them, nil with nothing.
+func udpEcho(t *testing.T, change func([]byte) []byte) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	go func() {
+		buffer := make([]byte, 64<<10)
+		for {
+			n, from, err := conn.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			if answer := change(buffer[:n]); answer != nil {
+				_, _ = conn.WriteTo(answer, from)
+			}
+		}
+	}()
+	return conn.LocalAddr().String()
+}
+
+func same(p []byte) []byte { return p }
+
+func TestNATReachesTheWorld(t *testing.T) {
+	w := &world{places: map[string]string{
+		"tcp 192.0.2.1:80": tcpEcho(t, "the world"),
+		"udp 192.0.2.1:99": udpEcho(t, same),
+	}}
+	n, conn := network(t, vmnet.Config{NAT: w.nat()})
+	go echo(n.Listener(), "metadata")
+	g := newGuest(t, conn, itself)
+	c := g.mustDial(t, "192.0.2.1:80")
+	// One direction ends, and the other one goes on.
+	want := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	go func() {
+		_, _ = c.Write(want)
+		c.(interface{ CloseWrite() error }).CloseWrite()
+	}()
+	c.SetReadDeadline(time.Now().Add(patience))
+	got, err := io.ReadAll(c)
+	if err != nil || !bytes.Equal(got, append([]byte("the world\n"), want...)) {
+		t.Errorf("%d bytes came back, %v", len(got), err)
+	}
+	flow := g.dialUDP(t, "192.0.2.1:99")
+	for _, packet := range []string{"one", "", "three", strings.Repeat("long", 10_000)} {
+		if _, err := flow.Write([]byte(packet)); err != nil {
+			t.Fatal(err)
+		}
+		buffer := make([]byte, 64<<10)
+		flow.SetReadDeadline(time.Now().Add(patience))
+		size, err := flow.Read(buffer)
+		if err != nil || string(buffer[:size]) != packet {
+			t.Errorf("%d bytes came back of %d, %v", size, len(packet), err)
+		}
+	}
+	refused(t, g, "192.0.2.2:80")
+	if got := greeting(t, g.mustDial(t, metadata)); got != "metadata" {
+		t.Errorf("greeted by %q", got)
+	}
+}
+
+// The host itself isn't part of the world.
+func TestNATNeverReachesTheHost(t *testing.T) {
+	w := &world{}
+	_, conn := network(t, vmnet.Config{NAT: w.nat()})
+	g := newGuest(t, conn, itself)
+	for _, to := range []string{
+		"127.0.0.1:80", "127.255.255.254:80", "0.0.0.0:80", "0.1.2.3:80", "169.254.0.1:80", "169.254.169.1:80", "169.254.169.254:81",
+		"169.254.255.255:80", "224.0.0.1:80", "239.255.255.250:1900", "240.0.0.1:80", "255.255.255.255:80", "203.0.113.7:80",
+	} {
+		refused(t, g, to)
+		if at := netip.MustParseAddrPort(to); at.Addr().IsMulticast() || at.Addr() == netip.MustParseAddr("255.255.255.255") {
+			continue // its own stack sends no UDP there without being told to
+		}
+		flow := g.dialUDP(t, to)
+		_, _ = flow.Write([]byte("knock"))
+	}
+	// What was sent before has been looked at when this is.
+	w2 := g.dialUDP(t, "192.0.2.1:1")
+	_, _ = w2.Write([]byte("knock"))
+	eventually(t, "the last packet was not forwarded", func() bool { return w.dialed.Load() > 0 })
+	if n := w.dialed.Load(); n != 1 {
+		t.Errorf("the host dialed %d times for a guest", n)
+	}
+}
+
+func TestForbidden(t *testing.T) {
+	for address, want := range map[string]bool{
+		"0.0.0.0": true, "0.255.255.255": true, "1.0.0.0": false, "126.255.255.255": false, "127.0.0.0": true, "127.255.255.255": true,
+		"128.0.0.0": false, "169.253.255.255": false, "169.254.0.0": true, "169.254.255.255": true, "169.255.0.0": false,
+		"223.255.255.255": false, "224.0.0.0": true, "255.255.255.255": true, "10.0.0.1": false, "192.168.0.1": false,
+	} {
+		if got := vmnet.Forbidden(netip.MustParseAddr(address)); got != want {
+			t.Errorf("%s: %v", address, got)
+		}
+	}
+}
+
+// The addresses of this host's own cards are refused, too, which only the real ones show.
+func TestNATKnowsTheHostsCards(t *testing.T) {
+	w := &world{}
+	nat := w.nat()
+	nat.Own = nil
+	_, conn := network(t, vmnet.Config{NAT: nat})
+	g := newGuest(t, conn, itself)
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range all {
+		if prefix := netip.MustParsePrefix(a.String()); prefix.Addr().Is4() {
+			refused(t, g, netip.AddrPortFrom(prefix.Addr(), 80).String())
+		}
+	}
+	if n := w.dialed.Load(); n != 0 {
+		t.Errorf("the host dialed itself %d times", n)
+	}
+	// Where they can't be told, there is no way out.
+	nat.Own = func() ([]netip.Addr, error) { return nil, errors.New("none today") }
+	_, conn = network(t, vmnet.Config{NAT: nat})
+	refused(t, newGuest(t, conn, itself), "192.0.2.1:80")
+	if n := w.dialed.Load(); n != 0 {
+		t.Errorf("the host dialed %d times without knowing itself", n)
+	}
+}
+
+func TestNATFlowsAtOnce(t *testing.T) {
+	w := &world{places: map[string]string{"udp 192.0.2.1:99": udpEcho(t, same)}}
+	_, conn := network(t, vmnet.Config{NAT: w.nat()})
+	g := newGuest(t, conn, itself)
+	buffer := make([]byte, 16)
+	for range vmnet.Flows {
+		flow := g.dialUDP(t, "192.0.2.1:99")
+		_, _ = flow.Write([]byte("x"))
+		flow.SetReadDeadline(time.Now().Add(patience))
+		if _, err := flow.Read(buffer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := w.dialed.Load()
+	flow := g.dialUDP(t, "192.0.2.1:99")
+	_, _ = flow.Write([]byte("x"))
+	flow.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if _, err := flow.Read(buffer); !isTimeout(err) {
+		t.Errorf("one more flow: %v", err)
+	}
+	if w.dialed.Load() != before {
+		t.Error("one more flow was dialed")
+	}
+}
+
+func TestNATForwardsAtOnce(t *testing.T) {
+	w := &world{places: map[string]string{"tcp 192.0.2.1:80": tcpEcho(t, "the world")}}
+	_, conn := network(t, vmnet.Config{NAT: w.nat()})
+	g := newGuest(t, conn, itself)
+	var one net.Conn
+	for range vmnet.Forwards {
+		one = g.mustDial(t, "192.0.2.1:80")
+		if got := greeting(t, one); got != "the world" {
+			t.Fatalf("greeted by %q", got)
+		}
+	}
+	refused(t, g, "192.0.2.1:80")
+	one.Close()
+	eventually(t, "there is no room again", func() bool {
+		c, err := g.dial("192.0.2.1:80", patience)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+// A network ends at once, whatever it is waiting for.
+func TestNATEndsAmidEverything(t *testing.T) {
+	w := &world{places: map[string]string{"tcp 192.0.2.1:80": tcpEcho(t, "the world"), "udp 192.0.2.1:99": udpEcho(t, same)}}
+	n, conn := network(t, vmnet.Config{NAT: w.nat()})
+	g := newGuest(t, conn, itself)
+	greeting(t, g.mustDial(t, "192.0.2.1:80"))
+	_, _ = g.dialUDP(t, "192.0.2.1:99").Write([]byte("x"))
+	dialing := make(chan error, 1)
+	go func() {
+		_, err := g.dial(nowhere, patience)
+		dialing <- err
+	}()
+	eventually(t, "it does not dial", func() bool { return w.dialed.Load() == 3 })
+	begun := time.Now()
+	n.Close()
+	if took := time.Since(begun); took > 2*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	conn.Close()
+	g.close()
+	if err := <-dialing; err == nil {
+		t.Error("there was a connection to nowhere")
+	}
+}
+
+func TestDNS(t *testing.T) {
+	question := append([]byte{0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0}, "\x07example\x03org\x00\x00\x01\x00\x01"...)
+	answer := func(p []byte) []byte {
+		a := bytes.Clone(p)
+		a[2] |= 0x80
+		return append(a, "answered"...)
+	}
+	stream := tcpEcho(t, "stream")
+	w := &world{places: map[string]string{
+		// The first resolver answers another question, and is left for the second one only when it has
+		// nothing more to say.
+		"udp 192.0.2.53:53": udpEcho(t, func(p []byte) []byte { a := answer(p); a[0]++; return a }),
+		"udp 192.0.2.54:53": udpEcho(t, answer),
+		"tcp 192.0.2.54:53": stream,
+	}}
+	n, conn := network(t, vmnet.Config{NAT: w.nat()})
+	_ = n
+	g := newGuest(t, conn, itself)
+	flow := g.dialUDP(t, "169.254.169.254:53")
+	_, _ = flow.Write([]byte("short"))
+	_, _ = flow.Write(question)
+	buffer := make([]byte, 4096)
+	flow.SetReadDeadline(time.Now().Add(patience))
+	size, err := flow.Read(buffer)
+	if err != nil || !bytes.Equal(buffer[:size], answer(question)) {
+		t.Errorf("the answer is %q, %v", buffer[:size], err)
+	}
+	if got := greeting(t, g.mustDial(t, "169.254.169.254:53")); got != "stream" {
+		t.Errorf("a long question is answered by %q", got)
+	}
+}
+
+// More questions than may wait are lost, and answered when they come again.
+func TestDNSQuestionsAtOnce(t *testing.T) {
+	var answers atomic.Bool
+	resolver := udpEcho(t, func(p []byte) []byte {
+		if !answers.Load() {
+			return nil
+		}
+		return p
+	})
+	w := &world{places: map[string]string{"udp 192.0.2.53:53": resolver}}
+	_, conn := network(t, vmnet.Config{NAT: w.nat()})
+	g := newGuest(t, conn, itself)
+	question := make([]byte, 12)
+	flow := g.dialUDP(t, "169.254.169.254:53")
+	for i := range 2 * vmnet.Questions {
+		binary.BigEndian.PutUint16(question, uint16(i))
+		_, _ = flow.Write(question)
+	}
+	eventually(t, "the resolver wasn't asked", func() bool { return w.dialed.Load() >= vmnet.Questions })
+	if n := w.dialed.Load(); n != vmnet.Questions {
+		t.Errorf("%d questions are asked at once", n)
+	}
+	answers.Store(true)
+	eventually(t, "nothing is answered afterwards", func() bool {
+		_, _ = flow.Write(question)
+		flow.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		_, err := flow.Read(make([]byte, 100))
+		return err == nil
+	})
+}
