@@ -16,10 +16,10 @@ import (
 var errOver = errors.New("the task has its result, and its proxies are gone")
 
 // New makes the handler of both. A request for /NAME/… goes to that proxy with /NAME removed from its
-// path, escapes kept, as http.StripPrefix does it; the proxy has the server's own ResponseWriter, so
-// that it can stream and hijack. Everything else goes to the API: /NAME alone, and all requests once
-// over is closed. Then the contexts of the proxies' requests end too, and what waits for bytes of the
-// guest gets none, on hijacked connections as well.
+// path, escapes kept, as http.StripPrefix does it; the proxy's ResponseWriter streams and hijacks as the
+// server's own does. Everything else goes to the API: /NAME alone, and all requests once over is closed.
+// Then the contexts of the proxies' requests end too, what waits for bytes of the guest gets none, and
+// hijacked connections are closed, those as well whose handler has returned.
 func New(api http.Handler, proxies map[string]http.Handler, over <-chan struct{}) http.Handler {
 	if len(proxies) == 0 {
 		return api
@@ -81,5 +81,5 @@ func serve(proxy http.Handler, w http.ResponseWriter, r *http.Request, inner *ur
 	})
 	r = r.WithContext(ctx)
 	r.URL = inner
-	proxy.ServeHTTP(w, r)
+	proxy.ServeHTTP(writer{w, over, func() { cancel(errOver) }}, r)
 }

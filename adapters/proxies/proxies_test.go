@@ -73,16 +73,51 @@ func TestWithoutProxiesItIsTheAPI(t *testing.T) {
 	}
 }
 
-// The writer is the server's own: what it can do beside writing, the proxy can.
-func TestTheWriterIsNotWrapped(t *testing.T) {
-	w := httptest.NewRecorder()
-	var got http.ResponseWriter
+// What the server's writer can do beside writing, the proxy's can.
+func TestTheWriterCanDoWhatTheServersCan(t *testing.T) {
+	done := make(chan error, 1)
+	address, _ := world(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, flushes := w.(http.Flusher)
+		_, reads := w.(io.ReaderFrom)
+		if !flushes || !reads {
+			done <- fmt.Errorf("flushes: %v, reads: %v", flushes, reads)
+			return
+		}
+		control := http.NewResponseController(w)
+		n, err := io.Copy(w, strings.NewReader("hello"))
+		if n != 5 {
+			err = errors.Join(err, fmt.Errorf("%d bytes were copied", n))
+		}
+		done <- errors.Join(err, control.EnableFullDuplex(), control.SetReadDeadline(time.Now().Add(patience)),
+			control.SetWriteDeadline(time.Now().Add(patience)), control.Flush())
+	}))
+	conn, from := dial(t, address)
+	fmt.Fprint(conn, "GET /p/ HTTP/1.1\r\nHost: h\r\n\r\n")
+	response, err := http.ReadResponse(from, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if body, err := io.ReadAll(response.Body); err != nil || string(body) != "hello" {
+		t.Errorf("%q, %v", body, err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A writer that can't hijack says so.
+func TestWhatTheServerCantDo(t *testing.T) {
+	var flushed, hijacked error
 	h := proxies.New(told("api"), map[string]http.Handler{
-		"p": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { got = w }),
-	}, nil)
-	h.ServeHTTP(w, httptest.NewRequest("GET", "/p/", nil))
-	if got != http.ResponseWriter(w) {
-		t.Errorf("the proxy has %T", got)
+		"p": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			flushed = http.NewResponseController(w).Flush()
+			_, _, hijacked = http.NewResponseController(w).Hijack()
+		}),
+	}, make(chan struct{}))
+	h.ServeHTTP(struct{ http.ResponseWriter }{httptest.NewRecorder()}, httptest.NewRequest("GET", "/p/", nil))
+	if !errors.Is(flushed, http.ErrNotSupported) || !errors.Is(hijacked, http.ErrNotSupported) {
+		t.Errorf("%v, %v", flushed, hijacked)
 	}
 }
 
@@ -209,6 +244,111 @@ func TestAnUpgradeWorksUntilTheTaskIsOver(t *testing.T) {
 				t.Errorf("the handler's context ended by %v", err)
 			}
 		})
+	}
+}
+
+// kept hijacks its connection, leaves it to a goroutine that echoes, and returns.
+func kept(done chan<- struct{}, ended chan<- error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		defer close(done)
+		conn, buffered, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			ended <- err
+			return
+		}
+		fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		go func() {
+			defer conn.Close()
+			for {
+				line, err := buffered.ReadString('\n')
+				if err != nil {
+					ended <- err
+					return
+				}
+				fmt.Fprint(conn, line)
+			}
+		}()
+	}
+}
+
+// A handler that hijacks and returns leaves a connection of which neither the server nor its context knows:
+// it used to live on until the guest's end.
+func TestAConnectionThatOutlivesItsHandlerEndsWithTheTask(t *testing.T) {
+	done, ended := make(chan struct{}), make(chan error, 1)
+	address, end := world(t, kept(done, ended))
+	conn, from := dial(t, address)
+	fmt.Fprint(conn, "GET /p/ HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	if response, err := http.ReadResponse(from, nil); err != nil || response.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", response, err)
+	}
+	<-done
+	fmt.Fprint(conn, "hello\n")
+	if line, err := from.ReadString('\n'); err != nil || line != "hello\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	end()
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the proxy's connection ended by %v", err)
+	}
+	if rest, err := io.ReadAll(from); err != nil || len(rest) > 0 {
+		t.Errorf("after the end came %q, %v", rest, err)
+	}
+}
+
+// One that is closed before leaves nothing behind that waits for the task's end: TestMain would tell.
+func TestAConnectionThatEndsBeforeTheTask(t *testing.T) {
+	done, ended := make(chan struct{}), make(chan error, 1)
+	address, _ := world(t, kept(done, ended)) // whose task never ends
+	conn, from := dial(t, address)
+	fmt.Fprint(conn, "GET /p/ HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	if _, err := http.ReadResponse(from, nil); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if err := <-ended; err == nil {
+		t.Error("the echo ended by nothing")
+	}
+}
+
+// Either half of a hijacked connection can be closed by itself, and both be copied to and from.
+func TestAHijackedConnectionIsAsGoodAsTheServers(t *testing.T) {
+	failed := make(chan error, 1)
+	address, _ := world(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			failed <- err
+			return
+		}
+		defer conn.Close()
+		half, ok := conn.(interface{ CloseWrite() error })
+		if !ok {
+			failed <- fmt.Errorf("a %T can't be closed by halves", conn)
+			return
+		}
+		_, copied := io.Copy(conn, strings.NewReader("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello"))
+		closed := half.CloseWrite()
+		rest, read := io.ReadAll(buffered)
+		if string(rest) != "and more" {
+			read = errors.Join(read, fmt.Errorf("then came %q", rest))
+		}
+		failed <- errors.Join(copied, closed, read)
+	}))
+	conn, from := dial(t, address)
+	fmt.Fprint(conn, "GET /p/ HTTP/1.1\r\nHost: h\r\n\r\n")
+	response, err := http.ReadResponse(from, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if body, err := io.ReadAll(response.Body); err != nil || string(body) != "hello" {
+		t.Errorf("%q, %v", body, err)
+	}
+	fmt.Fprint(conn, "and more")
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Error(err)
+	}
+	if err := <-failed; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -192,11 +192,13 @@ func (s *Service) settle() {
 // CloseLog waits for the log bodies that are open, for a moment, and closes the log: the sink is not
 // written to any more. It returns the log's account. Only a sink that blocks may still be in a Write. It
 // is for a task that has ended without a result: what served it is over.
-func (s *Service) CloseLog() domain.LogSummary {
+func (s *Service) CloseLog() domain.LogSummary { return s.giveUp(closeGrace) }
+
+func (s *Service) giveUp(patience time.Duration) domain.LogSummary {
 	s.mu.Lock()
 	s.endTask()
 	s.mu.Unlock()
-	return s.closeLog(closeGrace)
+	return s.closeLog(patience)
 }
 
 func (s *Service) closeLog(patience time.Duration) domain.LogSummary {

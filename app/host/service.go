@@ -186,6 +186,7 @@ func (s *Service) Close() error {
 	s.mu.Lock()
 	s.isClosed = true
 	s.bookClosed = true
+	s.endTask()
 	if s.silence != nil {
 		s.silence.Stop()
 	}

@@ -175,7 +175,7 @@ func (w *watcher) ended(err error) domain.Outcome {
 	}
 	outcome := domain.Outcome{Status: status, Err: errors.Join(w.reason, err)}
 	if status == domain.StatusAborted {
-		outcome.Log = w.service.closeLog(0)
+		outcome.Log = w.service.giveUp(0)
 	} else {
 		outcome.Log = w.service.CloseLog()
 	}
