@@ -71,6 +71,7 @@ type collection struct {
 	errs     []error
 	failures int
 	inARow   int
+	full     error // the folder is: the others would only fail the same way
 	untried  error // told beside the others, however many those are
 }
 
@@ -104,12 +105,12 @@ func (c *collection) collect(ctx context.Context, wanted Wanted) error {
 // folder fetches several files at a time.
 func (c *collection) folder(ctx context.Context, files []domain.ListedFile, folder ports.Folder) {
 	c.advance(func(p *Progress) { p.Total = len(files) })
-	ctx, giveUp := context.WithCancel(ctx)
-	defer giveUp()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	tried := eachFile(ctx, files, func(file domain.ListedFile) {
 		c.fetch(ctx, file.Path, folder.File(file.Relative))
-		if c.hopeless() {
-			giveUp()
+		if why := c.hopeless(); why != nil {
+			giveUp(why) // those under way are told it too, whoever was first
 		}
 	})
 	if tried < len(files) {
@@ -173,10 +174,19 @@ func (c *collection) fail(err error) {
 	}
 }
 
-func (c *collection) hopeless() bool {
+var errHopeless = fmt.Errorf("%w: %d other files failed in a row", domain.ErrNonFatalInternalError, maxFailures)
+
+// hopeless is why the rest of a folder is not worth trying; nil is that it is.
+func (c *collection) hopeless() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.inARow >= maxFailures
+	switch {
+	case c.full != nil:
+		return c.full
+	case c.inARow >= maxFailures:
+		return errHopeless
+	}
+	return nil
 }
 
 func (c *collection) advance(change func(*Progress)) {
@@ -188,13 +198,18 @@ func (c *collection) advance(change func(*Progress)) {
 	}
 }
 
-// room tells whether so many bytes more are within the limit on all of a folder.
-func (c *collection) room(n int64) error {
+// room tells whether so many bytes more are within the limit on all of a folder, and counts them if they
+// are to come now.
+func (c *collection) room(n int64, now bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if most := c.service.limits.FolderBytes; !c.result.IsFile && c.progress.Bytes+n > most {
-		c.inARow = maxFailures // the others would only fail the same way
-		return &domain.LimitError{Limit: "FolderBytes", Max: most, Unit: "bytes"}
+		limit := &domain.LimitError{Limit: "FolderBytes", Max: most, Unit: "bytes"}
+		c.full = fmt.Errorf("%w: %w", domain.ErrNonFatalInternalError, limit)
+		return limit
+	}
+	if now {
+		c.progress.Bytes += n
 	}
 	return nil
 }
@@ -207,7 +222,7 @@ type countedStorage struct {
 }
 
 func (s *countedStorage) Create(size int64) (ports.Upload, error) {
-	if err := s.c.room(max(size, 0)); err != nil {
+	if err := s.c.room(max(size, 0), false); err != nil {
 		return nil, err
 	}
 	upload, err := s.Storage.Create(size)
@@ -230,11 +245,12 @@ type countedUpload struct {
 }
 
 func (u countedUpload) Write(p []byte) (int, error) {
-	if err := u.s.c.room(int64(len(p))); err != nil {
+	if err := u.s.c.room(int64(len(p)), true); err != nil {
 		return 0, err
 	}
 	n, err := u.Upload.Write(p)
 	u.s.bytes += int64(n)
-	u.s.c.advance(func(p *Progress) { p.Bytes += int64(n) })
+	unwritten := int64(len(p) - n)
+	u.s.c.advance(func(p *Progress) { p.Bytes -= unwritten })
 	return n, err
 }
