@@ -20,11 +20,11 @@ type flowMachine struct {
 	data []int64 // messages on their way to the receiver
 	acks []int64 // grants on their way to the sender
 
-	size                               int64 // of the window
-	granted, sent, received, consumed  int64
-	told                               int64 // granted, as far as the sender knows
-	closed                             bool  // the receiver drops what comes
-	largestFlight, acksSent            int64
+	size                              int64 // of the window
+	granted, sent, received, consumed int64
+	told                              int64 // granted, as far as the sender knows
+	closed                            bool  // the receiver drops what comes
+	largestFlight, acksSent           int64
 }
 
 func newFlowMachine(size, most int64) *flowMachine {
