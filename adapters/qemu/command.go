@@ -1,0 +1,84 @@
+package qemu
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// cardFD is the descriptor under which QEMU has its end of the guest's card: the first one after the
+// standard ones.
+const cardFD = 3
+
+// arguments are QEMU's.
+func (m *Machine) arguments(wish wish, acceleration Acceleration) []string {
+	image, card := m.config.Image, m.config.Card
+	accelerator, processor := "tcg,thread=multi,tb-size=128", "max"
+	if acceleration == KVM {
+		accelerator, processor = "kvm", "host"
+	}
+	args := []string{
+		"-name", "metaservice-guest",
+		"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-no-reboot", // a guest that reboots has ended
+		"-machine", "pc,usb=off", "-accel", accelerator, "-cpu", processor,
+		"-smp", strconv.Itoa(wish.cpus),
+		"-m", fmt.Sprintf("size=%dk", wish.memory>>10),
+		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+		"-object", "rng-builtin,id=random", "-device", "virtio-rng-pci,rng=random",
+		"-netdev", fmt.Sprintf("stream,id=net,server=off,addr.type=fd,addr.str=%d", cardFD),
+		// Without a ROM, nothing boots from the network. A large MTU makes large frames.
+		"-device", fmt.Sprintf("virtio-net-pci,netdev=net,mac=%s,host_mtu=%d,rx_queue_size=1024,romfile=", card.MAC, card.MTU),
+		"-kernel", image.Kernel,
+		"-append", m.kernelLine(wish),
+	}
+	if image.Initrd != "" {
+		args = append(args, "-initrd", image.Initrd)
+	}
+	if image.Disk != "" {
+		args = append(args,
+			// What the guest writes is lost with it, so nothing has to be safe on the way.
+			"-drive", fmt.Sprintf("file=%s,format=%s,if=none,id=disk,snapshot=on,cache=unsafe", escape(image.Disk), image.DiskFormat),
+			"-device", "virtio-blk-pci,drive=disk")
+	}
+	return args
+}
+
+// escape is for values that QEMU splits at commas.
+func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }
+
+// kernelLine is the kernel's command line. What the image has there itself is not said twice.
+func (m *Machine) kernelLine(wish wish) string {
+	image, card := m.config.Image, m.config.Card
+	// The guest ends on a panic, and panics where it would have to pick a process to kill for its
+	// memory: nobody would know why the task died.
+	words := []string{"console=ttyS0", "panic=-1", "sysctl.vm.panic_on_oom=1"}
+	if !says(image.Append, "metaservice.net", "dhcp") {
+		words = append(words, "metaservice.address="+card.Address.String())
+		if wish.nat {
+			words = append(words, "metaservice.gateway="+card.Gateway.String(), "metaservice.dns="+card.Gateway.String())
+		}
+	}
+	if image.Disk != "" && !says(image.Append, "root", "") {
+		words = append(words, "metaservice.root=/dev/vda")
+	}
+	line := words[:0:0]
+	for _, word := range words {
+		// There may be several consoles, and one is ours.
+		if name, _, _ := strings.Cut(word, "="); name == "console" || !says(image.Append, name, "") {
+			line = append(line, word)
+		}
+	}
+	return strings.TrimSpace(strings.Join(line, " ") + " " + image.Append)
+}
+
+// says tells whether a command line has an option, with a certain value unless that is empty.
+func says(line, name, value string) bool {
+	for word := range strings.FieldsSeq(line) {
+		if n, v, _ := strings.Cut(word, "="); n == name && (value == "" || v == value) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,227 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hexworker/metaservice/ports"
+)
+
+// networkPatience is how long QEMU may go on once its end of the card is gone: they end together.
+const networkPatience = 2 * time.Second
+
+// guest is a ports.Guest. Its goroutines start with begin and end with Stop, which waits for them.
+type guest struct {
+	config  Config
+	process *process
+	network Network
+	log     io.WriteCloser // of the console; nil is none
+	console words
+	stderr  words
+
+	asked    context.Context // ends with the first Stop
+	ask      context.CancelFunc
+	hurried  context.Context // ends when some Stop's ctx does
+	hurry    context.CancelFunc
+	serving  context.Context // ends once the guest is gone
+	silence  context.CancelFunc
+	heard    sync.WaitGroup // of what the console and QEMU say
+	served   chan struct{}  // closed when the server has ended
+	done     chan struct{}  // closed when the guest has
+	released chan struct{}  // closed when nothing is left
+
+	mu  sync.Mutex
+	err error // guarded by mu: why it ended by itself
+
+	stopErr error // set before released is closed
+}
+
+func newGuest(config Config) *guest {
+	g := &guest{config: config, served: make(chan struct{}), done: make(chan struct{}), released: make(chan struct{})}
+	g.asked, g.ask = context.WithCancel(context.Background())
+	g.hurried, g.hurry = context.WithCancel(context.Background())
+	g.serving, g.silence = context.WithCancel(context.Background())
+	return g
+}
+
+// start starts QEMU, and the network at the other end of its card.
+func (g *guest) start(program string, args []string, nat bool) error {
+	process, card, err := startQEMU(program, args, g.config.Folder)
+	if err != nil {
+		return err
+	}
+	network, err := g.config.Network(card, nat)
+	if err != nil {
+		err = errors.Join(err, process.kill())
+		process.console.Close()
+		process.stderr.Close()
+		return err
+	}
+	g.process, g.network = process, network
+	return nil
+}
+
+func (g *guest) begin(handler ports.Handler) {
+	g.heard.Go(func() {
+		if g.log == nil {
+			listen(g.process.console, &g.console, nil, 0)
+			return
+		}
+		listen(g.process.console, &g.console, g.log, g.config.ConsoleBytes)
+	})
+	g.heard.Go(func() { listen(g.process.stderr, &g.stderr, nil, 0) })
+	go g.serve(handler)
+	go g.live()
+}
+
+// serve serves the guest. A guest whose host can't be reached is of no use: it ends.
+func (g *guest) serve(handler ports.Handler) {
+	defer close(g.served)
+	listener := g.network.Listener()
+	err := g.config.Serve(g.serving, listener, handler)
+	_ = listener.Close()
+	if g.serving.Err() != nil {
+		return
+	}
+	select {
+	case <-g.network.Done(): // which is why, and tells more
+		return
+	default:
+	}
+	if err == nil {
+		err = errors.New("it has ended")
+	}
+	g.fail(fmt.Errorf("the server that the guest talks to failed: %w", err))
+	_ = g.process.kill()
+}
+
+// fail tells why the guest ends. The first reason counts.
+func (g *guest) fail(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err == nil {
+		g.err = err
+	}
+}
+
+// live follows the guest through its life, and clears away after it.
+func (g *guest) live() {
+	defer close(g.released)
+	byItself := false
+	select {
+	case <-g.process.exited:
+		byItself = true
+	case <-g.network.Done():
+		byItself = g.awaitExit(networkPatience)
+		if !byItself {
+			g.fail(fmt.Errorf("the guest's network has ended: %w", orGone(g.network.Err())))
+		}
+	case <-g.asked.Done():
+		g.askToEnd()
+	}
+	err := g.process.kill()
+	if err == nil {
+		g.heard.Wait() // its last words
+	}
+	if byItself {
+		g.fail(g.death())
+	}
+	close(g.done)
+	<-g.asked.Done()
+	g.silence()
+	<-g.served
+	err = errors.Join(err, g.network.Close(), g.process.console.Close(), g.process.stderr.Close())
+	g.heard.Wait()
+	if g.log != nil {
+		err = errors.Join(err, g.log.Close())
+	}
+	if err != nil {
+		g.config.Logger.Warn("guest not fully removed", slog.Any("error", err))
+	}
+	g.stopErr = err
+}
+
+func orGone(err error) error {
+	if err == nil {
+		return errors.New("QEMU has closed it")
+	}
+	return err
+}
+
+// askToEnd has QEMU put its things in order. Whatever is in the guest then is meant to be lost: nobody waits
+// for it.
+func (g *guest) askToEnd() {
+	if g.hurried.Err() != nil {
+		return
+	}
+	_ = g.process.signal(syscall.SIGTERM) // if that fails, the kill will tell
+	grace := time.NewTimer(g.config.Grace)
+	defer grace.Stop()
+	select {
+	case <-g.process.exited:
+	case <-g.hurried.Done():
+	case <-grace.C:
+	}
+}
+
+// awaitExit tells whether QEMU ends within a time in which nobody stops it.
+func (g *guest) awaitExit(within time.Duration) bool {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-g.process.exited:
+		return true
+	case <-timer.C:
+	case <-g.asked.Done():
+	}
+	return false
+}
+
+// death is why a guest is gone that nobody stopped.
+func (g *guest) death() error {
+	console := g.console.String()
+	says := "its console stayed silent"
+	if console != "" {
+		says = "the last lines of its console: " + quoteAll(console)
+	}
+	if said := g.stderr.String(); said != "" {
+		says = "QEMU says " + quoteAll(said) + "; " + says
+	}
+	return fmt.Errorf("%s (QEMU: %s); %s", cause(console), g.process.state(), says)
+}
+
+// Done implements ports.Guest.
+func (g *guest) Done() <-chan struct{} { return g.done }
+
+// Err implements ports.Guest.
+func (g *guest) Err() error {
+	select {
+	case <-g.done:
+	default:
+		return nil
+	}
+	if g.asked.Err() != nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err
+}
+
+// Stop implements ports.Guest.
+func (g *guest) Stop(ctx context.Context) error {
+	defer context.AfterFunc(ctx, g.hurry)()
+	if ctx.Err() != nil {
+		g.hurry() // AfterFunc may take a moment, in which the guest would be asked
+	}
+	g.ask()
+	<-g.released
+	g.hurry() // frees the contexts
+	return g.stopErr
+}

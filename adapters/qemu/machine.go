@@ -1,0 +1,49 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
+)
+
+// Boot implements ports.Machine.
+func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Guest, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	wish, err := m.wish(options.Options)
+	if err != nil {
+		return nil, err
+	}
+	program, err := m.check(ctx, wish)
+	if err != nil {
+		return nil, err
+	}
+	acceleration, err := m.accelerate()
+	if err != nil {
+		return nil, err
+	}
+	g := newGuest(m.config)
+	if m.config.Console != nil {
+		if g.log, err = m.config.Console(); err != nil {
+			return nil, fmt.Errorf("the guest's console can't be kept: %w", err)
+		}
+	}
+	if err := g.start(program, m.arguments(wish, acceleration), wish.nat); err != nil {
+		if g.log != nil {
+			err = errors.Join(err, g.log.Close())
+		}
+		return nil, fmt.Errorf("QEMU, %s, can't be started: %w", domain.Quote(program), err)
+	}
+	g.begin(options.Handler)
+	if err := ctx.Err(); err != nil {
+		return nil, errors.Join(err, g.Stop(ctx))
+	}
+	m.config.Logger.Debug("guest booted", slog.Int("pid", g.process.cmd.Process.Pid), slog.Int64("memory", wish.memory),
+		slog.Int("cpus", wish.cpus), slog.Bool("nat", wish.nat), slog.String("acceleration", string(acceleration)))
+	return g, nil
+}
