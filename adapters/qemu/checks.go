@@ -14,13 +14,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/hexworker/metaservice/adapters/vmimage"
 	"github.com/hexworker/metaservice/domain"
-)
-
-// The formats of a disk.
-const (
-	formatRaw   = "raw"
-	formatQCOW2 = "qcow2"
 )
 
 // check looks, before anything is started, at all that a guest needs, and finds the program.
@@ -38,7 +33,7 @@ func (m *Machine) check(ctx context.Context, wish wish) (program string, err err
 			humanize.IBytes(uint64(wish.memory)), humanize.IBytes(uint64(there)))
 	}
 	image := m.config.Image
-	for _, file := range []struct{ what, path string }{{"kernel", image.Kernel}, {"initramfs", image.Initrd}, {"disk", image.Disk}} {
+	for _, file := range []struct{ what, path string }{{"kernel", image.KernelFile()}, {"initramfs", image.InitrdFile()}, {"disk", image.DiskFile()}} {
 		if file.path == "" {
 			continue
 		}
@@ -48,7 +43,7 @@ func (m *Machine) check(ctx context.Context, wish wish) (program string, err err
 	}
 	if image.Disk != "" {
 		if err := m.checkDisk(ctx); err != nil {
-			return "", fmt.Errorf("the guest's disk %s can't be used: %w", domain.Quote(image.Disk), err)
+			return "", fmt.Errorf("the guest's disk %s can't be used: %w", domain.Quote(image.DiskFile()), err)
 		}
 		if info, err := os.Stat(m.config.Folder); err != nil || !info.IsDir() {
 			return "", fmt.Errorf("what the guest writes to its disk can't be kept in %s: it must be a folder", domain.Quote(m.config.Folder))
@@ -101,7 +96,7 @@ type diskInfo struct {
 
 // checkDisk has qemu-img look at the disk, once for as long as it stays the same.
 func (m *Machine) checkDisk(ctx context.Context) error {
-	disk, format := m.config.Image.Disk, m.config.Image.DiskFormat
+	disk, format := m.config.Image.DiskFile(), m.config.Image.DiskFormat
 	stat, err := os.Stat(disk)
 	if err != nil {
 		return err
@@ -117,7 +112,7 @@ func (m *Machine) checkDisk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	text, err := runTool(ctx, program, "info", "--output=json", "-f", format, disk)
+	text, err := runTool(ctx, program, "info", "--output=json", "-f", string(format), disk)
 	if err != nil {
 		return err
 	}
@@ -128,8 +123,8 @@ func (m *Machine) checkDisk(ctx context.Context) error {
 	if info.Backing != "" || info.Specific.Data.DataFile != "" {
 		return errors.New("it keeps a part of its data in another file; make it whole: qemu-img convert -O qcow2 OLD NEW")
 	}
-	if format == formatQCOW2 {
-		if _, err := runTool(ctx, program, "check", "-q", "-f", format, disk); err != nil {
+	if format == vmimage.FormatQCOW2 {
+		if _, err := runTool(ctx, program, "check", "-q", "-f", string(format), disk); err != nil {
 			return err
 		}
 	}

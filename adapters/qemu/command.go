@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/hexworker/metaservice/adapters/vmnet"
 )
 
 // cardFD is the descriptor under which QEMU has its end of the guest's card: the first one after the
@@ -12,7 +14,7 @@ const cardFD = 3
 
 // arguments are QEMU's.
 func (m *Machine) arguments(wish wish, acceleration Acceleration) []string {
-	image, card := m.config.Image, m.config.Card
+	image := m.config.Image
 	accelerator, processor := "tcg,thread=multi,tb-size=128", "max"
 	if acceleration == KVM {
 		accelerator, processor = "kvm", "host"
@@ -29,17 +31,17 @@ func (m *Machine) arguments(wish wish, acceleration Acceleration) []string {
 		"-object", "rng-builtin,id=random", "-device", "virtio-rng-pci,rng=random",
 		"-netdev", fmt.Sprintf("stream,id=net,server=off,addr.type=fd,addr.str=%d", cardFD),
 		// Without a ROM, nothing boots from the network. A large MTU makes large frames.
-		"-device", fmt.Sprintf("virtio-net-pci,netdev=net,mac=%s,host_mtu=%d,rx_queue_size=1024,romfile=", card.MAC, card.MTU),
-		"-kernel", image.Kernel,
+		"-device", fmt.Sprintf("virtio-net-pci,netdev=net,mac=%s,host_mtu=%d,rx_queue_size=1024,romfile=", vmnet.GuestMAC, vmnet.MTU),
+		"-kernel", image.KernelFile(),
 		"-append", m.kernelLine(wish),
 	}
 	if image.Initrd != "" {
-		args = append(args, "-initrd", image.Initrd)
+		args = append(args, "-initrd", image.InitrdFile())
 	}
 	if image.Disk != "" {
 		args = append(args,
 			// What the guest writes is lost with it, so nothing has to be safe on the way.
-			"-drive", fmt.Sprintf("file=%s,format=%s,if=none,id=disk,snapshot=on,cache=unsafe", escape(image.Disk), image.DiskFormat),
+			"-drive", fmt.Sprintf("file=%s,format=%s,if=none,id=disk,snapshot=on,cache=unsafe", escape(image.DiskFile()), image.DiskFormat),
 			"-device", "virtio-blk-pci,drive=disk")
 	}
 	return args
@@ -50,14 +52,14 @@ func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }
 
 // kernelLine is the kernel's command line. What the image has there itself is not said twice.
 func (m *Machine) kernelLine(wish wish) string {
-	image, card := m.config.Image, m.config.Card
+	image := m.config.Image
 	// The guest ends on a panic, and panics where it would have to pick a process to kill for its
 	// memory: nobody would know why the task died.
 	words := []string{"console=ttyS0", "panic=-1", "sysctl.vm.panic_on_oom=1"}
 	if !says(image.Append, "metaservice.net", "dhcp") {
-		words = append(words, "metaservice.address="+card.Address.String())
+		words = append(words, "metaservice.address="+vmnet.Guest.String())
 		if wish.nat {
-			words = append(words, "metaservice.gateway="+card.Gateway.String(), "metaservice.dns="+card.Gateway.String())
+			words = append(words, "metaservice.gateway="+vmnet.Gateway.String(), "metaservice.dns="+vmnet.Gateway.String())
 		}
 	}
 	if image.Disk != "" && !says(image.Append, "root", "") {

@@ -8,13 +8,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/hexworker/metaservice/adapters/vmimage"
+	"github.com/hexworker/metaservice/adapters/vmnet"
 	"github.com/hexworker/metaservice/ports"
 )
 
@@ -28,18 +28,14 @@ const (
 
 // Limits of what a guest may be given, whatever a Config says.
 const (
-	MinMemory = 64 << 20
-	MaxCPUs   = 64
+	MinMemory = int64(vmimage.MinMemory)
+	MaxCPUs   = vmimage.MaxCPUs
 )
 
-// Config is what a Machine needs. Image, Card, Network and Serve must be given.
+// Config is what a Machine needs. Image and Serve must be given.
 type Config struct {
-	Image Image
-	// Card is the guest's network card.
-	Card Card
-	// Network begins the network at the other end of a guest's card. conn carries its frames, each after
-	// its length in four bytes; it belongs to the network, after an error too. nat lets the guest out.
-	Network func(conn net.Conn, nat bool) (Network, error)
+	// Image is what guests boot from, as vmimage.Read found it.
+	Image vmimage.Image
 	// Serve serves a handler until ctx ends, which is no error, or the listener fails, and closes the
 	// listener.
 	Serve func(ctx context.Context, listener net.Listener, handler http.Handler) error
@@ -52,6 +48,8 @@ type Config struct {
 	MaxMemory int64
 	MaxCPUs   int
 	AllowNAT  bool
+	// World is how guests that are let out reach the world; the zero value is the host's own network.
+	World vmnet.NAT
 
 	Program      string // QEMU: a path, or a name on PATH; empty is DefaultProgram
 	ImageProgram string // qemu-img, which only disks need; empty is DefaultImageProgram
@@ -67,36 +65,6 @@ type Config struct {
 	Logger *slog.Logger
 	// Grace is for QEMU to end by itself when it is told to; 0 is DefaultGrace.
 	Grace time.Duration
-}
-
-// Image is what guests boot from: adapters/vmimage reads it from machine.json.
-type Image struct {
-	Kernel     string
-	Initrd     string // none: the kernel mounts the disk by itself
-	Disk       string // none: everything is in the initramfs
-	DiskFormat string // raw or qcow2
-	Append     string // more of the kernel's command line
-	Memory     int64
-	CPUs       int
-}
-
-// Card is a guest's network card and what the guest has to know of its network.
-type Card struct {
-	MAC     net.HardwareAddr
-	MTU     int
-	Address netip.Prefix
-	Gateway netip.Addr // which resolves names, too, where the guest is let out
-}
-
-// Network is the network of one guest.
-type Network interface {
-	// Listener takes the guest's connections to the metadata address.
-	Listener() net.Listener
-	// Done is closed when the network can't go on, and Err tells why.
-	Done() <-chan struct{}
-	Err() error
-	// Close ends it, and returns when nothing is left of it.
-	Close() error
 }
 
 // Machine is a ports.MachineWithOptions.
@@ -134,7 +102,7 @@ func (c *Config) fillIn() {
 		c.Acceleration = Auto
 	}
 	if c.Memory == 0 {
-		c.Memory = c.Image.Memory
+		c.Memory = int64(c.Image.Memory)
 	}
 	if c.CPUs == 0 {
 		c.CPUs = c.Image.CPUs
@@ -160,23 +128,13 @@ func (c *Config) check() error {
 	}
 	var wrong []error
 	refuse := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
-	if c.Network == nil {
-		refuse("Network is missing")
-	}
 	if c.Serve == nil {
 		refuse("Serve is missing")
 	}
-	if c.Image.Kernel == "" {
-		refuse("Image.Kernel is missing")
-	}
-	if c.Image.Disk != "" && c.Image.DiskFormat != formatRaw && c.Image.DiskFormat != formatQCOW2 {
-		refuse("Image.DiskFormat is %q, it must be raw or qcow2", c.Image.DiskFormat)
-	}
-	if strings.ContainsFunc(c.Image.Append, func(r rune) bool { return r < ' ' }) {
-		refuse("Image.Append is %q, it must be one line", c.Image.Append)
-	}
-	if len(c.Card.MAC) != 6 || c.Card.MTU < 68 || !c.Card.Address.IsValid() || !c.Card.Gateway.IsValid() {
-		refuse("Card is incomplete: it needs a MAC of six bytes, an MTU, an Address and a Gateway")
+	if c.Image.Dir == "" {
+		refuse("Image is missing: vmimage.Read reads one")
+	} else if err := c.Image.Check(); err != nil {
+		wrong = append(wrong, err)
 	}
 	if c.Memory < MinMemory {
 		refuse("Memory is %d bytes, it must be %d at least", c.Memory, MinMemory)
@@ -192,15 +150,13 @@ func (c *Config) check() error {
 	default:
 		refuse("Acceleration is %q, it must be auto, kvm or tcg", c.Acceleration)
 	}
-	for _, file := range []*string{&c.Image.Kernel, &c.Image.Initrd, &c.Image.Disk, &c.Folder} {
-		if *file == "" {
-			continue
-		}
-		full, err := filepath.Abs(*file)
+	// QEMU takes names that aren't absolute for something else than a file where they look like it.
+	for _, folder := range []*string{&c.Image.Dir, &c.Folder} {
+		full, err := filepath.Abs(*folder)
 		if err != nil {
 			return err
 		}
-		*file = full // QEMU takes some that begin otherwise for something else than a file
+		*folder = full
 	}
 	return errors.Join(wrong...)
 }

@@ -7,8 +7,8 @@
 // port comes of a guest. What a guest writes to a disk goes into a temporary file that has no name any
 // more. All of it ends when QEMU does, and QEMU ends when this process does, however that ends.
 //
-// The network at the card's other end is not in here: Config.Network makes it (adapters/vmnet does, for
-// one), and Config.Serve serves what it listens for.
+// The network at the card's other end is adapters/vmnet's; Config.Serve serves what it listens for. Images
+// are adapters/vmimage's.
 //
 // A guest that ends by itself has died, whether it was powered off, rebooted, panicked or ran out of
 // memory, on which it panics: its error tells which, with the last lines of its console.

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hexworker/metaservice/adapters/vmnet"
 	"github.com/hexworker/metaservice/ports"
 )
 
@@ -20,7 +21,7 @@ const networkPatience = 2 * time.Second
 type guest struct {
 	config  Config
 	process *process
-	network Network
+	network *vmnet.Network
 	log     io.WriteCloser // of the console; nil is none
 	console words
 	stderr  words
@@ -56,7 +57,11 @@ func (g *guest) start(program string, args []string, nat bool) error {
 	if err != nil {
 		return err
 	}
-	network, err := g.config.Network(card, nat)
+	config := vmnet.Config{Logger: g.config.Logger}
+	if nat {
+		config.NAT = &g.config.World
+	}
+	network, err := vmnet.New(card, config)
 	if err != nil {
 		err = errors.Join(err, process.kill())
 		process.console.Close()

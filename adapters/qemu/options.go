@@ -77,7 +77,7 @@ func (m *Machine) wish(options []byte) (wish, error) {
 }
 
 func (m *Machine) memoryRule() string {
-	return fmt.Sprintf("a size from %s to %s, as text like \"512MiB\"", humanize.IBytes(MinMemory), humanize.IBytes(uint64(m.config.MaxMemory)))
+	return fmt.Sprintf("a size from %s to %s, as text like \"512MiB\"", humanize.IBytes(uint64(MinMemory)), humanize.IBytes(uint64(m.config.MaxMemory)))
 }
 
 // networks are those that a task may have.
