@@ -128,7 +128,7 @@ func TestNothingOutlivesAKilledParent(t *testing.T) {
 	}
 }
 
-// TestBareSystem: without a user database, HOME, PATH and a cgroup all works that needs none of them.
+// TestBareSystem: without a user database, HOME, PATH, a cgroup and terminals all works that needs none of them.
 func TestBareSystem(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Log("only root can take /etc away: tested as it is")
@@ -139,7 +139,8 @@ func TestBareSystem(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()
 	want := ": 0 0\n65534: 65534 65534\n1234:5678: 1234 5678\n" +
-		"somebody: user \"somebody\" does not exist: give the name of one that does, a uid, or uid:gid\n"
+		"somebody: user \"somebody\" does not exist: give the name of one that does, a uid, or uid:gid\n" +
+		"a log: no terminal\na shell: true true\n"
 	if err != nil || string(out) != want {
 		t.Errorf("%v, %q, want %q", err, out, want)
 	}

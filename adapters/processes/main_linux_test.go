@@ -1,6 +1,7 @@
 package processes_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/hexworker/metaservice/adapters/processes"
+	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 )
 
@@ -77,7 +79,7 @@ func parent(script string) {
 // bare runs in a mount namespace of its own, takes away what a bare system doesn't have, and tells how
 // commands fare.
 func bare() {
-	for _, folder := range []string{"/etc", "/sys/fs/cgroup"} {
+	for _, folder := range []string{"/etc", "/sys/fs/cgroup", "/dev/pts"} {
 		if err := syscall.Mount("none", folder, "tmpfs", 0, ""); err != nil {
 			must(0, fmt.Errorf("mount a tmpfs at %s: %w", folder, err))
 		}
@@ -93,5 +95,12 @@ func bare() {
 		fmt.Printf("%s: %s\n", user, strings.Join(strings.Fields(string(out)), " "))
 		must(0, p.Close())
 	}
+	spec := ports.ProcessSpec{Command: []string{"sh", "-c", "test -t 1 || echo no terminal"}, Terminal: &ports.TerminalSize{Columns: 80, Rows: 24}}
+	p := must(s.Start(spec))
+	fmt.Printf("a log: %s", must(io.ReadAll(p.Output())))
+	must(0, p.Close())
+	_, err := s.StartShell(spec)
+	startError := (*ports.StartError)(nil)
+	fmt.Printf("a shell: %t %t\n", errors.As(err, &startError), errors.Is(err, domain.ErrFeatureNotSupported))
 	os.Exit(0)
 }
