@@ -25,6 +25,8 @@ const (
 	abortLinger = 6 * time.Second
 	// exitLinger is for how long a guest that told its exit may take to hang up: one of version 1 doesn't.
 	exitLinger = 2 * time.Second
+	// lastWrite is for how long a shell that is over may still be written to.
+	lastWrite = time.Second
 	// idleStdin is how long the input of a guest of version 1 goes on after both outputs have ended.
 	idleStdin = 2 * time.Second
 )
@@ -149,6 +151,7 @@ func (h *HostShell) begin(ws *websocket.Conn, conn *frameConn) {
 			todo.hold = true // a Size crashes an old guest whose shell failed to start: its output shows that it didn't
 			todo.size = &domain.Frame{Type: domain.FrameSize, Columns: columns, Rows: rows}
 		})
+		h.begun = func() { h.ask(func(todo *pending) { todo.hold = false }) }
 	}
 }
 
@@ -206,8 +209,10 @@ func (h *HostShell) exited(success bool) error {
 	if report != nil && report.Succeeded() != success {
 		return fmt.Errorf("%w: an exit that contradicts its report, %s", domain.ErrInvalidFrame, report)
 	}
-	h.finish(domain.Result{Success: success, Report: report}, nil)
-	_ = h.conn.SetReadDeadline(time.Now().Add(exitLinger))
+	if h.finish(domain.Result{Success: success, Report: report}, nil) {
+		h.conn.hurry(time.Now().Add(lastWrite)) // the input is of no use any more, and may be stuck
+	}
+	h.readOn(exitLinger)
 	return nil
 }
 
@@ -221,8 +226,8 @@ func (h *HostShell) finish(result domain.Result, err error) (first bool) {
 	default:
 	}
 	h.result, h.err = result, err
-	close(h.done)
 	h.stdin.end(h.overLocked())
+	close(h.done)
 	return true
 }
 
@@ -316,9 +321,8 @@ func (h *HostShell) Abort() error {
 	}
 	h.stdout.abort(domain.ErrShellAborted)
 	h.stderr.abort(domain.ErrShellAborted)
-	now := time.Now()
-	_ = h.conn.SetReadDeadline(now.Add(abortLinger))
-	h.conn.hurry(now.Add(time.Second)) // what is being written has the turn, and may be stuck
+	h.readOn(abortLinger)
+	h.conn.hurry(time.Now().Add(lastWrite)) // what is being written has the turn, and may be stuck
 	h.ask(func(todo *pending) { todo.abort = true })
 	return nil
 }

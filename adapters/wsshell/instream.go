@@ -133,13 +133,15 @@ func (s *inStream) newTail(n int) *block {
 }
 
 // end ends the stream, once: what was received can be read still.
-func (s *inStream) end(err error) {
+func (s *inStream) end(err error) (first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err == nil {
-		s.err = err
-		s.more.Broadcast()
+	if s.err != nil {
+		return false
 	}
+	s.err = err
+	s.more.Broadcast()
+	return true
 }
 
 // abort ends the stream, and drops what was received.

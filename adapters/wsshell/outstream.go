@@ -1,6 +1,7 @@
 package wsshell
 
 import (
+	"cmp"
 	"io"
 	"sync"
 
@@ -120,7 +121,11 @@ func (s *outStream) Write(p []byte) (written int, err error) {
 // sendBlock sends the n bytes that stand in a block behind the head of a message.
 func (s *outStream) sendBlock(b *block, n int) error {
 	b.buf[0], b.buf[1] = byte(domain.FrameData), byte(s.stream)
-	return s.send(b.buf[:domain.DataHead+n])
+	err := s.send(b.buf[:domain.DataHead+n])
+	if err != nil {
+		return cmp.Or(s.isOver(), err)
+	}
+	return nil
 }
 
 // ReadFrom implements io.ReaderFrom: io.Copy then copies no byte twice. It reads when it has credit, so

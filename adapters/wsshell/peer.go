@@ -46,6 +46,8 @@ type peer struct {
 	control func(domain.Frame) error
 	// ended is told, once, that nothing is sent any more, and why.
 	ended func(error)
+	// begun, unless it is nil, is told of the first data, on the reading goroutine.
+	begun func()
 
 	turn  chan struct{}  // held by whoever sends a message
 	wake  chan struct{}  // room for one: there is something in pending
@@ -57,6 +59,7 @@ type peer struct {
 	heard    time.Time // when a ping of ours was answered last
 	cause    error     // why it is over
 	writeErr error
+	lastRead time.Time // nothing is read after it, unless it is zero
 }
 
 // pending is what is to be sent beside data. What is newer replaces what is older, or is added to it.
@@ -159,7 +162,17 @@ func (p *peer) writeFailed(err error) {
 	p.mu.Lock()
 	p.writeErr = err
 	p.mu.Unlock()
-	_ = p.conn.SetReadDeadline(time.Now().Add(lastReads))
+	p.readOn(lastReads)
+}
+
+// readOn bounds for how long reading goes on. No later bound puts it off.
+func (p *peer) readOn(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last := time.Now().Add(d); p.lastRead.IsZero() || last.Before(p.lastRead) {
+		p.lastRead = last
+		_ = p.conn.SetReadDeadline(last)
+	}
 }
 
 // why is why it is over.
@@ -172,25 +185,23 @@ func (p *peer) why() error {
 // end breaks the connection off, once.
 func (p *peer) end(err error) {
 	p.mu.Lock()
-	select {
-	case <-p.over:
+	if p.cause != nil {
 		p.mu.Unlock()
 		return
-	default:
 	}
 	if p.writeErr != nil && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errEnded)) {
 		err = p.writeErr // the one led to the other
 	}
 	p.cause = err
-	close(p.over)
 	p.mu.Unlock()
 	p.conn.Conn.Close() // not the library's, which waits
+	p.ended(err)        // who has better words for it than err says them first
 	for _, s := range p.out {
 		if s != nil {
 			s.end(err)
 		}
 	}
-	p.ended(err)
+	close(p.over)
 }
 
 // sendPending is the sender: no stream waits for it, and it waits for no stream's credit.
@@ -267,7 +278,7 @@ func (p *peer) read() error {
 			return errText
 		}
 		b := getBlock()
-		if b.end, err = readMessage(r, b.buf); err != nil {
+		if b.end, err = readMessage(r, b.buf[:p.maxMessage()+1]); err != nil {
 			putBlock(b)
 			return readError(err)
 		}
@@ -277,7 +288,7 @@ func (p *peer) read() error {
 	}
 }
 
-// readMessage reads a whole message into buf, which has more room than the library lets through.
+// readMessage reads a whole message into buf, which has room for a byte more than a message may have.
 func readMessage(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) {
 		m, err := r.Read(buf[n:])
@@ -317,7 +328,7 @@ func (p *peer) handle(b *block) error {
 		return p.streamEnded(f.Stream)
 	case f.Type == domain.FrameAck:
 		return p.acked(f)
-	case !f.Known():
+	case !f.Known(), f.Type == domain.FrameReport && !p.v2:
 		return nil // a newer peer's; how many there are is counted below
 	}
 	return p.control(f)
@@ -330,6 +341,10 @@ func (p *peer) data(f domain.Frame, b *block) error {
 		return fmt.Errorf("%w: data of %s, which goes the other way", domain.ErrInvalidFrame, f.Stream)
 	}
 	p.conn.useful(b.end)
+	if p.begun != nil {
+		p.begun()
+		p.begun = nil
+	}
 	b.at = domain.DataHead
 	return s.receive(b)
 }
@@ -339,7 +354,9 @@ func (p *peer) streamEnded(stream domain.Stream) error {
 	if s == nil {
 		return fmt.Errorf("%w: an end of %s, which goes the other way", domain.ErrInvalidFrame, stream)
 	}
-	s.end(io.EOF)
+	if !s.end(io.EOF) {
+		return nil // it was told before
+	}
 	return p.control(domain.Frame{Type: domain.FrameData, Stream: stream})
 }
 
