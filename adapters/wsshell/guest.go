@@ -196,7 +196,7 @@ func (g *GuestShell) say(report domain.Report) error {
 
 // hangUp sends the close frame, and waits until the host has hung up.
 func (g *GuestShell) hangUp(ctx context.Context) error {
-	_ = g.conn.SetReadDeadline(time.Now().Add(hangUp))
+	g.readOn(hangUp)
 	g.conn.hurry(time.Now().Add(hangUp))
 	stop := context.AfterFunc(ctx, func() { g.end(context.Cause(ctx)) })
 	defer stop()
