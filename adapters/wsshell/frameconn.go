@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	// writeTimeout is how long one write may take.
+	// writeTimeout is how long one write may take, and spareTimeout how much longer it gets at most.
 	writeTimeout = 30 * time.Second
+	spareTimeout = 5 * time.Second
 	// looseRate is how many bytes a second may come beside what is of use, and looseRoom how many at once.
 	looseRate = 64 << 10
 	looseRoom = 64 << 10
@@ -39,8 +40,9 @@ type frameConn struct {
 	head     [14]byte
 	headLen  int   // bytes of head that are there
 	rest     int64 // of the frame's payload
-	closing  bool  // the frame that is being written is a close frame
-	closed   bool  // a close frame was written: nothing may follow
+	deadline time.Time
+	closing  bool // the frame that is being written is a close frame
+	closed   bool // a close frame was written: nothing may follow
 	failed   atomic.Bool
 	last     atomic.Pointer[time.Time] // nothing may be written after it
 
@@ -178,13 +180,23 @@ func (c *frameConn) release() {
 }
 
 func (c *frameConn) send(p []byte) {
-	deadline := time.Now().Add(writeTimeout)
-	if last := c.last.Load(); last != nil && last.Before(deadline) {
-		deadline = *last
-	}
-	_ = c.Conn.SetWriteDeadline(deadline)
+	c.extendDeadline()
 	if _, err := c.Conn.Write(p); err != nil && c.failed.CompareAndSwap(false, true) {
 		c.onFail(fmt.Errorf("the connection can't be written to: %w", err))
+	}
+}
+
+// extendDeadline gives the next write its time. Setting a deadline costs as much as writing a few bytes, so
+// it is set with some to spare.
+func (c *frameConn) extendDeadline() {
+	now := time.Now()
+	if c.last.Load() != nil || now.Add(writeTimeout).Before(c.deadline) {
+		return
+	}
+	c.deadline = now.Add(writeTimeout + spareTimeout)
+	_ = c.Conn.SetWriteDeadline(c.deadline)
+	if last := c.last.Load(); last != nil { // set at the same time: it counts
+		_ = c.Conn.SetWriteDeadline(*last)
 	}
 }
 

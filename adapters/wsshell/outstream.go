@@ -4,12 +4,17 @@ import (
 	"cmp"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/hexworker/metaservice/domain"
 )
 
 // smallRead is what is read at a time from a source that has little: an idle shell holds no more.
 const smallRead = 4 << 10
+
+// gather is how long a source that streams, but has little to read at the moment, is left alone to fill its
+// pipe. What was read before is on its way by then.
+const gather = 200 * time.Microsecond
 
 // outStream is a stream's sending end: one goroutine writes, and waits for credit.
 type outStream struct {
@@ -157,6 +162,8 @@ func (s *outStream) ReadFrom(r io.Reader) (total int64, err error) {
 		case got < smallRead && b != small:
 			putBlock(b)
 			b = small
+		case b != small && got < s.block/2:
+			time.Sleep(gather) // the source is the slower one: fewer, larger messages cost less
 		}
 	}
 }

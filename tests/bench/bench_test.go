@@ -28,7 +28,12 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "tree-shim" {
 		os.Exit(processes.ShimMain(os.Args[2:]))
 	}
-	os.Exit(m.Run())
+	if len(os.Args) > 1 && os.Args[1] == "bench-relay" {
+		os.Exit(relayMain())
+	}
+	code := m.Run()
+	removeTools()
+	os.Exit(code)
 }
 
 var quiet = slog.New(slog.DiscardHandler)
