@@ -12,14 +12,25 @@ import (
 
 // setting is what a command's machine finds around it.
 type setting struct {
-	words   *slog.Logger  // metaservice's own
-	inner   *slog.Logger  // of what it is made of: the outcome tells what matters of it
-	say     *outlet       // standard error
-	verbose io.Writer     // standard error if the run is to be verbose; else nil
-	boot    time.Duration // for the guest's first request; 0 is without limit. The machine's maker sets it
+	words    *slog.Logger // metaservice's own
+	inner    *slog.Logger // of what it is made of: the outcome tells what matters of it
+	out, say *outlet      // standard output and error
+	signals  *interrupts
+	verbose  io.Writer     // standard error if the run is to be verbose; else nil
+	boot     time.Duration // for the guest's first request; 0 is without limit. The machine's maker sets it
 }
 
-// run is both commands: all but the machine, which machineFor makes after the command line was checked and
+func newSetting(to streams, verbose bool) *setting {
+	signals := newInterrupts()
+	s := &setting{out: newOutlet(to.out, signals), say: newOutlet(to.err, signals), signals: signals}
+	s.words, s.inner = newWords(s.say, verbose), slog.New(slog.DiscardHandler)
+	if verbose {
+		s.inner, s.verbose = s.words, s.say
+	}
+	return s
+}
+
+// run is run and serve: all but the machine, which machineFor makes after the command line was checked and
 // before anything is started.
 func (f *jobFlags) run(cmd *cobra.Command, args []string, to streams, machineFor func(*setting) (ports.Machine, error)) error {
 	execute, err := f.command(cmd, args)
@@ -34,12 +45,7 @@ func (f *jobFlags) run(cmd *cobra.Command, args []string, to streams, machineFor
 	if err != nil {
 		return err
 	}
-	signals := newInterrupts()
-	out, say := newOutlet(to.out, signals), newOutlet(to.err, signals)
-	around := &setting{words: newWords(say, f.verbose), inner: slog.New(slog.DiscardHandler), say: say}
-	if f.verbose {
-		around.inner, around.verbose = around.words, say
-	}
+	around := newSetting(to, f.verbose)
 	machine, err := machineFor(around)
 	if err != nil {
 		return err
@@ -47,29 +53,24 @@ func (f *jobFlags) run(cmd *cobra.Command, args []string, to streams, machineFor
 	if err := f.checkTargets(artifacts); err != nil {
 		return err
 	}
-	record, err := newRecord(out, f.log, around.words)
+	record, err := newRecord(around.out, f.log, around.words)
 	if err != nil {
 		return err
 	}
-	defer signals.catch()()
-	j := &job{
-		machine:     machine,
-		execute:     execute,
-		timeout:     f.timeout,
-		bootTimeout: around.boot,
-		artifacts:   artifacts,
-		fetching:    f.fetching,
-		limits:      limits,
-		record:      record,
-		json:        f.json,
-		words:       around.words,
-		inner:       around.inner,
-		out:         out,
-		say:         say,
-		interrupts:  signals,
+	defer around.signals.catch()()
+	j := newJob(around, machine, execute, limits, record)
+	j.timeout, j.artifacts, j.fetching, j.json = f.timeout, artifacts, f.fetching, f.json
+	if f.shell {
+		record.hold()
+		j.beside = newConsole(around, to, terminalWhereThereIs(to))
 	}
-	if status := j.run(); status != 0 {
-		return exitStatus(status)
+	return over(j.run())
+}
+
+// over is what a command returns that has said all it has to say.
+func over(status int) error {
+	if status == 0 {
+		return nil
 	}
-	return nil
+	return exitStatus(status)
 }

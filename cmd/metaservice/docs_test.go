@@ -19,7 +19,7 @@ func TestTheManualNamesEveryFlagAndLimit(t *testing.T) {
 			t.Errorf("the limit %s is not in it", name)
 		}
 	}
-	for _, command := range []string{"run", "serve"} {
+	for _, command := range []string{"run", "serve", "shell"} {
 		_, help, _ := line(t, command, "--help")
 		_, flags, found := strings.Cut(help, "\nFlags:\n")
 		names := regexp.MustCompile(`(?m)^ +(?:-\w, )?(--[\w-]+)`).FindAllStringSubmatch(flags, -1)

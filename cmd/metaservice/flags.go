@@ -12,30 +12,56 @@ import (
 	"github.com/hexworker/metaservice/domain"
 )
 
-// jobFlags are the flags of run and serve alike.
-type jobFlags struct {
-	env       []string
-	artifacts []string
-	fetching  time.Duration
-	limits    []string
-	timeout   time.Duration
-	log       string
-	json      string
-	verbose   bool
+// commonFlags are the flags of every command that has a guest.
+type commonFlags struct {
+	env     []string
+	limits  []string
+	timeout time.Duration
+	verbose bool
 }
 
-func (f *jobFlags) add(cmd *cobra.Command) {
+func (f *commonFlags) add(cmd *cobra.Command, what string) {
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // what follows the command is the command's
 	flags.SortFlags = false
-	flags.StringArrayVarP(&f.env, "env", "e", nil, "set a variable for the task: `NAME=VALUE`, or NAME for its value here")
-	flags.StringArrayVarP(&f.artifacts, "artifact", "a", nil, "fetch a file or a folder when the task has ended: `GUEST[=HOST]`")
-	flags.DurationVar(&f.timeout, "timeout", 0, "end the task after such a `TIME` as 90s or 1h30m (default none)")
-	flags.DurationVar(&f.fetching, "artifact-timeout", time.Hour, "give artifacts up after this `TIME`; 0 is never")
-	flags.StringVar(&f.log, "log", "", "write the task's log to this `FILE` too")
-	flags.StringVar(&f.json, "json", "", "write the result for programs to this `FILE`")
+	flags.StringArrayVarP(&f.env, "env", "e", nil, "set a variable for the "+what+": `NAME=VALUE`, or NAME for its value here")
+	flags.DurationVar(&f.timeout, "timeout", 0, "end the "+what+" after such a `TIME` as 90s or 1h30m (default none)")
+}
+
+// addLast adds those that belong at the end of the help.
+func (f *commonFlags) addLast(cmd *cobra.Command) {
+	flags := cmd.Flags()
 	flags.StringArrayVar(&f.limits, "limit", nil, "bound what the guest may do: `NAME=VALUE`, like LogBytes=9GiB")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "tell what goes on")
+}
+
+// check tells what of them can't be, as far as nobody else does.
+func (f *commonFlags) check(cmd *cobra.Command) error {
+	if f.timeout < 0 || f.timeout == 0 && cmd.Flags().Changed("timeout") {
+		return usagef("--timeout %s: it must be more than 0", f.timeout)
+	}
+	return nil
+}
+
+// jobFlags are the flags of run and serve alike.
+type jobFlags struct {
+	commonFlags
+	artifacts []string
+	fetching  time.Duration
+	log       string
+	json      string
+	shell     bool
+}
+
+func (f *jobFlags) add(cmd *cobra.Command) {
+	f.commonFlags.add(cmd, "task")
+	flags := cmd.Flags()
+	flags.StringArrayVarP(&f.artifacts, "artifact", "a", nil, "fetch a file or a folder when the task has ended: `GUEST[=HOST]`")
+	flags.DurationVar(&f.fetching, "artifact-timeout", time.Hour, "give artifacts up after this `TIME`; 0 is never")
+	flags.BoolVar(&f.shell, "shell", false, "open a shell beside the task; the log is shown after it")
+	flags.StringVar(&f.log, "log", "", "write the task's log to this `FILE` too")
+	flags.StringVar(&f.json, "json", "", "write the result for programs to this `FILE`")
+	f.addLast(cmd)
 }
 
 // command is a command line's task, checked as far as that goes without a guest.
@@ -43,8 +69,8 @@ func (f *jobFlags) command(cmd *cobra.Command, args []string) (domain.Execute, e
 	if len(args) == 0 {
 		return domain.Execute{}, usagef("there is no command to run: put it after '--'")
 	}
-	if f.timeout < 0 || f.timeout == 0 && cmd.Flags().Changed("timeout") {
-		return domain.Execute{}, usagef("--timeout %s: it must be more than 0", f.timeout)
+	if err := f.check(cmd); err != nil {
+		return domain.Execute{}, err
 	}
 	if f.fetching < 0 {
 		return domain.Execute{}, usagef("--artifact-timeout %s: it can't be less than 0", f.fetching)

@@ -29,10 +29,26 @@ type job struct {
 	limits      domain.Limits
 	record      *record
 	json        string
+	beside      *console // a shell beside the task; nil is none
 	words       *slog.Logger
 	inner       *slog.Logger // of the host
 	out, say    *outlet      // standard output and error
 	interrupts  *interrupts
+}
+
+func newJob(around *setting, machine ports.Machine, execute domain.Execute, limits domain.Limits, record *record) *job {
+	return &job{
+		machine:     machine,
+		execute:     execute,
+		bootTimeout: around.boot,
+		limits:      limits,
+		record:      record,
+		words:       around.words,
+		inner:       around.inner,
+		out:         around.out,
+		say:         around.say,
+		interrupts:  around.signals,
+	}
 }
 
 // ended is a job that is over, with all that is known of it.
@@ -62,7 +78,9 @@ func (j *job) run() int {
 		j.skip(&e, errors.New("the guest never started"))
 	} else {
 		task := sandbox.Task()
+		shown := j.openBeside(sandbox)
 		e.outcome = j.watch(task)
+		<-shown
 		e.took = time.Since(e.begun)
 		j.out.giveUp() // the log is closed: only what nobody reads is still on its way
 		j.collect(&e, task)
@@ -79,6 +97,28 @@ func (j *job) run() int {
 		}
 	}
 	return status
+}
+
+// openBeside opens the shell beside the task, if there is to be one. What it returns is closed when the shell
+// is over and what it held back of the log is shown.
+func (j *job) openBeside(sandbox *host.Sandbox) <-chan struct{} {
+	shown := make(chan struct{})
+	if j.beside == nil {
+		close(shown)
+		return shown
+	}
+	go func() { // ends with the shell, which ends with the task's guest, or with signals
+		defer close(shown)
+		defer j.record.release()
+		session, err := j.beside.open(sandbox)
+		if err == nil {
+			_, err = j.beside.attach(session).verdict()
+		}
+		if err != nil && !isClosed(sandbox.Task().Done()) && j.interrupts.came() == 0 { // or else that is what there is to tell
+			j.words.Error(fmt.Sprintf("the shell beside the task: %v", err))
+		}
+	}()
+	return shown
 }
 
 // start starts a sandbox, the only one of its engine: a worker's tasks run in no other way.
@@ -230,7 +270,7 @@ func (j *job) settle(e *ended, f fetched) {
 
 // stop stops the machine, at once if one more signal comes.
 func (j *job) stop(engine *host.Engine, sandbox *host.Sandbox) error {
-	ctx, cancel := until(j.interrupts.second)
+	ctx, cancel := until(j.interrupts.next())
 	defer cancel()
 	return errors.Join(sandbox.Release(ctx), engine.Dispose(context.Background()))
 }

@@ -20,8 +20,11 @@ const (
 	exitSignal   = 128 // and the signal's number
 )
 
-// streams are where metaservice writes: the task's log to out, its own words to err.
-type streams struct{ out, err io.Writer }
+// streams are metaservice's own: the task's log goes to out, its own words to err. Only a shell reads in.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
 
 func main() {
 	processes.HideInherited()
@@ -29,7 +32,7 @@ func main() {
 		os.Exit(processes.ShimMain(os.Args[2:]))
 	}
 	catchPipes()
-	os.Exit(execute(os.Args[1:], streams{os.Stdout, os.Stderr}))
+	os.Exit(execute(os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
 }
 
 // execute runs a command line, and returns the exit status.
@@ -65,9 +68,10 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 func rootCommand(to streams) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "metaservice COMMAND",
-		Short: "Run a task in a guest: its log, its files and its exit status come out",
+		Short: "Run a task or a shell in a guest: its output, its files and its exit status come out",
 		Example: `  metaservice run --artifact hello.txt -- sh -c 'echo hello | tee hello.txt'
-  metaservice serve --listen 127.0.0.1:8080 -- uname -a`,
+  metaservice serve --listen 127.0.0.1:8080 -- uname -a
+  metaservice shell`,
 		Version:               versions(),
 		DisableFlagsInUseLine: true,
 		Args:                  cobra.ArbitraryArgs,
@@ -75,12 +79,12 @@ func rootCommand(to streams) *cobra.Command {
 		SilenceUsage:          true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usagef("say what to do: run, serve or version")
+				return usagef("say what to do: run, shell, serve, image or version")
 			}
 			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 				return usagef("there is no command %q, did you mean %q?", args[0], near[0])
 			}
-			return usagef("there is no command %q: it must be run, serve or version", args[0])
+			return usagef("there is no command %q: it must be run, shell, serve, image or version", args[0])
 		},
 	}
 	root.SetOut(to.out)
@@ -97,7 +101,7 @@ func rootCommand(to streams) *cobra.Command {
 			}
 			cmd.Help()
 		}})
-	root.AddCommand(runCommand(to), serveCommand(to), imageCommand(to), versionCommand(to))
+	root.AddCommand(runCommand(to), serveCommand(to), shellCommand(to), imageCommand(to), versionCommand(to))
 	return root
 }
 

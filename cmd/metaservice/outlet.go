@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,6 +21,7 @@ var errUnread = errors.New("nobody reads it")
 type outlet struct {
 	to            io.Writer
 	first, second <-chan struct{} // closed by signals
+	raw           atomic.Bool     // it is a terminal that is raw now: a new line needs a carriage return
 
 	late    chan struct{} // closed by hurry
 	hurry   func()        // once
@@ -50,13 +53,16 @@ func (o *outlet) Write(p []byte) (int, error) {
 	done := make(chan written, 1)
 	o.buffer = append(o.buffer[:0], p...) // p is the caller's again once we give up
 	buffer := o.buffer
+	if o.raw.Load() {
+		buffer = bytes.ReplaceAll(buffer, []byte("\n"), []byte("\r\n"))
+	}
 	go func() { // ends with the write, at the latest with the process
 		n, err := o.to.Write(buffer)
 		done <- written{n, err}
 	}()
 	select {
 	case w := <-done:
-		return w.n, w.err
+		return min(w.n, len(p)), w.err
 	case <-o.first:
 	case <-o.late:
 	case <-o.over:
@@ -65,14 +71,14 @@ func (o *outlet) Write(p []byte) (int, error) {
 	defer patience.Stop()
 	select {
 	case w := <-done:
-		return w.n, w.err
+		return min(w.n, len(p)), w.err
 	case <-patience.C:
 	case <-o.second:
 	case <-o.over:
 	}
 	select {
 	case w := <-done: // it has just ended
-		return w.n, w.err
+		return min(w.n, len(p)), w.err
 	default:
 	}
 	o.gone = true

@@ -16,6 +16,7 @@ type record struct {
 	words  *slog.Logger
 	failed chan struct{}
 	file   *os.File // nil without --log
+	held   *held    // nil where nothing is held back
 
 	mu   sync.Mutex // guards what follows
 	gone bool       // standard output is
@@ -51,18 +52,38 @@ func (r *record) Write(p []byte) (int, error) {
 		return n, err
 	}
 	shown, outErr := r.out.Write(p) // may block for as long as nobody reads it
-	if outErr == nil {
-		return n, err
+	if outErr != nil {
+		r.lose(outErr)
+		if r.file == nil {
+			return shown, outErr
+		}
 	}
+	return n, err
+}
+
+// lose notes that standard output can't be written any more.
+func (r *record) lose(err error) {
 	r.mu.Lock()
 	r.gone = true
 	r.mu.Unlock()
 	if r.file == nil {
-		r.fail(fmt.Errorf("standard output can't be written any more: %w", outErr))
-		return shown, outErr
+		r.fail(fmt.Errorf("standard output can't be written any more: %w", err))
+		return
 	}
-	r.words.Warn("standard output can't be written any more, the log goes on in the file of --log", "error", outErr)
-	return n, err
+	r.words.Warn("standard output can't be written any more, the log goes on in the file of --log", "error", err)
+}
+
+// hold keeps the log from standard output, which a shell needs, until release.
+func (r *record) hold() {
+	r.held = &held{to: r.out}
+	r.out = r.held
+}
+
+// release shows what was held back, and then the log as it comes.
+func (r *record) release() {
+	if err := r.held.release(); err != nil {
+		r.lose(err)
+	}
 }
 
 func (r *record) fail(err error) {

@@ -20,26 +20,35 @@ const bootPatience = 60 * time.Second
 
 func runCommand(to streams) *cobra.Command {
 	var flags jobFlags
-	var tools, config string
+	var guest guestFlags
 	cmd := &cobra.Command{
 		Use:   "run [flags] -- COMMAND [ARGUMENT...]",
 		Short: "Run a task in a guest on this machine",
-		Long: `Run a task in a guest: guest-tools, as a child on this machine and as this user. It
-isolates nothing: run what you trust. The task begins in an empty folder of its own, with
-PATH and the variables that you give it. Its log comes on standard output, and its exit
-status is this command's.`,
+		Long: `Run a task in a guest. The task begins in a folder of its own, with PATH and the variables
+that you give it. Its log comes on standard output, and its exit status is this command's.
+
+` + machineHelp,
 		Example: "  metaservice run --env WHO=world --artifact hello.txt -- sh -c 'echo hello, $WHO | tee hello.txt'",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return flags.run(cmd, args, to, func(around *setting) (ports.Machine, error) {
-				around.boot = bootPatience
-				return processMachine(around, tools, config)
-			})
+			return flags.run(cmd, args, to, guest.machine)
 		},
 	}
 	flags.add(cmd)
-	cmd.Flags().StringVar(&tools, "guest-tools", "", "start this `FILE` (default guest-tools beside metaservice, or on PATH)")
-	cmd.Flags().StringVar(&config, "config", "", "configure guest-tools by this `FILE`")
+	guest.add(cmd)
 	return cmd
+}
+
+// guestFlags say which guest to start: the flags of run and shell alike.
+type guestFlags struct{ tools, config string }
+
+func (f *guestFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.tools, "guest-tools", "", "start this `FILE` (default guest-tools beside metaservice, or on PATH)")
+	cmd.Flags().StringVar(&f.config, "config", "", "configure guest-tools by this `FILE`")
+}
+
+func (f *guestFlags) machine(around *setting) (ports.Machine, error) {
+	around.boot = bootPatience
+	return processMachine(around, f.tools, f.config)
 }
 
 func processMachine(around *setting, tools, config string) (ports.Machine, error) {
