@@ -33,12 +33,15 @@ const joinGrace = 5 * time.Second
 const lastWords = 250 * time.Millisecond
 
 // Serve serves handler on listener until ctx ends or the listener fails, and closes the listener. It
-// ends every connection, within a moment, and returns when no handler runs any more. The error is nil
-// if ctx ended.
+// ends every connection, within a moment, and returns when no handler runs any more. A connection that was
+// hijacked is its handler's: the request's context ends, and its handler is waited for. The error is nil if
+// ctx ended.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler, logger *slog.Logger) error {
 	gate := &gate{handler: handler, empty: make(chan struct{})}
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	server := &http.Server{
 		Handler:           gate,
+		BaseContext:       func(net.Listener) context.Context { return life },
 		ReadHeaderTimeout: HeaderTimeout,
 		IdleTimeout:       IdleTimeout,
 		MaxHeaderBytes:    HeaderBytes,
@@ -58,6 +61,7 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 		<-answered
 	}
 	server.Close()
+	end(errEnded) // net/http forgets hijacked connections, and with them their requests' contexts
 	gate.close()
 	grace := time.NewTimer(joinGrace)
 	defer grace.Stop()
@@ -71,6 +75,9 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 	}
 	return err
 }
+
+// errEnded is why a request's context ends with the server.
+var errEnded = errors.New("the server has ended")
 
 // connContext lets handlers look whether the guest has hung up.
 func connContext(ctx context.Context, conn net.Conn) context.Context {
