@@ -38,19 +38,6 @@ that you give it. Its log comes on standard output, and its exit status is this 
 	return cmd
 }
 
-// guestFlags say which guest to start: the flags of run and shell alike.
-type guestFlags struct{ tools, config string }
-
-func (f *guestFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.tools, "guest-tools", "", "start this `FILE` (default guest-tools beside metaservice, or on PATH)")
-	cmd.Flags().StringVar(&f.config, "config", "", "configure guest-tools by this `FILE`")
-}
-
-func (f *guestFlags) machine(around *setting) (ports.Machine, error) {
-	around.boot = bootPatience
-	return processMachine(around, f.tools, f.config)
-}
-
 func processMachine(around *setting, tools, config string) (ports.Machine, error) {
 	tools, err := findTools(tools)
 	if err != nil {
