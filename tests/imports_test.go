@@ -45,7 +45,7 @@ var rules = []rule{
 	{dir: "adapters/chiapi", own: []string{"domain", "ports", "adapters/wire", "adapters/wsshell"}, external: []string{"*"}},
 	{dir: "adapters/hostclient", own: []string{"domain", "ports", "adapters/wire", "adapters/wsshell"}, external: []string{"*"}},
 	{dir: "adapters/qemu", own: []string{"domain", "ports", "adapters/vmimage", "adapters/vmnet"}, external: []string{"*"}},
-	{dir: "cmd/metaservice", own: append(slices.Clone(hostSide), "adapters/guestconfig", "adapters/vmimage"), external: []string{"*"}},
+	{dir: "cmd/metaservice", own: append(slices.Clone(hostSide), "adapters/guestconfig", "adapters/vmimage", "adapters/qemu"), external: []string{"*"}},
 	{dir: "cmd/guest-tools", own: []string{"app/guest", "adapters", "domain", "ports"}, external: []string{"*"}},
 	{dir: ".", own: hostSide, external: []string{"github.com/google/jsonschema-go", "github.com/go-json-experiment/json"}},
 	{dir: "fx_module.go", own: hostSide, external: []string{"go.uber.org/fx"}},
