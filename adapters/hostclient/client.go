@@ -127,6 +127,13 @@ func (c bigCopyConn) ReadFrom(r io.Reader) (int64, error) {
 
 var errNoAnswer = errors.New("the host did not answer in time")
 
+// noAnswer is an errNoAnswer that tells the time. It is made for every request, and its words for hardly any.
+type noAnswer time.Duration
+
+func (t noAnswer) Error() string { return fmt.Sprintf("%v: %s", errNoAnswer, time.Duration(t)) }
+
+func (noAnswer) Unwrap() error { return errNoAnswer }
+
 // request makes a request to path.
 func (c *Client) request(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Request, error) {
 	u := url.URL{Scheme: "http", Host: c.target.host, Path: path, RawQuery: query.Encode()}
@@ -141,7 +148,7 @@ func (c *Client) request(ctx context.Context, method, path string, query url.Val
 // small makes a request whose body, if there is any, is small JSON, and which may be made twice
 // without harm.
 func (c *Client) small(ctx context.Context, timeout time.Duration, method, path string, body []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w: %s", errNoAnswer, timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, noAnswer(timeout))
 	defer cancel()
 	var reader io.Reader
 	if body != nil {
@@ -193,7 +200,7 @@ func (c *Client) roundTrip(req *http.Request) ([]byte, error) {
 
 // OpenShell is ports.Host's.
 func (c *Client) OpenShell(ctx context.Context, id domain.ActionID, shell2 bool) (ports.GuestShell, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.options.AnswerTimeout, fmt.Errorf("%w: %s", errNoAnswer, c.options.AnswerTimeout))
+	ctx, cancel := c.answerIn(ctx)
 	defer cancel()
 	u := url.URL{Scheme: "http", Host: c.target.host, Path: wire.PathReply, RawQuery: url.Values{wire.QueryID: {string(id)}}.Encode()}
 	shell, err := wsshell.Dial(ctx, wsshell.Target{

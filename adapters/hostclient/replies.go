@@ -57,7 +57,7 @@ func (c *Client) fixed(ctx context.Context, id domain.ActionID, body []byte, hea
 }
 
 func (c *Client) answerIn(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, c.options.AnswerTimeout, fmt.Errorf("%w: %s", errNoAnswer, c.options.AnswerTimeout))
+	return context.WithTimeoutCause(ctx, c.options.AnswerTimeout, noAnswer(c.options.AnswerTimeout))
 }
 
 // SendFolder is ports.Host's.
@@ -84,7 +84,7 @@ func (c *Client) SendFolder(ctx context.Context, id domain.ActionID, names iter.
 		err := wire.EncodeFiles(w, walk)
 		if err == nil { // from here on it is an answer like any other
 			late = time.AfterFunc(c.options.AnswerTimeout, func() {
-				cancel(fmt.Errorf("%w: %s", errNoAnswer, c.options.AnswerTimeout))
+				cancel(noAnswer(c.options.AnswerTimeout))
 			})
 		}
 		return err

@@ -47,7 +47,7 @@ func (a *ask) finish(err error) (first bool) {
 // every try's reason below it. After an error nothing is left in the storage.
 func (s *Service) Fetch(ctx context.Context, path string, storage ports.Storage) (io.ReadSeekCloser, error) {
 	var file io.ReadSeekCloser
-	err := s.persist(ctx, fmt.Sprintf("get-artifact of %s", domain.Quote(path)), func() error {
+	err := s.persist(ctx, pathAction{domain.KindGetArtifact, path}, func() error {
 		action, err := domain.GetArtifact(s.ids.NewID(), path)
 		if err != nil {
 			return err
@@ -85,7 +85,7 @@ func (s *Service) Fetch(ctx context.Context, path string, storage ports.Storage)
 // Fetch. Names that can't be kept are counted in the listing.
 func (s *Service) List(ctx context.Context, path string) (domain.Listing, error) {
 	var listing domain.Listing
-	err := s.persist(ctx, fmt.Sprintf("list-folder of %s", domain.Quote(path)), func() error {
+	err := s.persist(ctx, pathAction{domain.KindListFolder, path}, func() error {
 		action, err := domain.ListFolder(s.ids.NewID(), path)
 		if err != nil {
 			return err
@@ -109,7 +109,7 @@ func (s *Service) List(ctx context.Context, path string) (domain.Listing, error)
 // Kill asks the guest to end the task's whole process tree, and returns when it has. Its errors are
 // those of Fetch.
 func (s *Service) Kill(ctx context.Context) error {
-	return s.persist(ctx, domain.KindKillProcess.String(), func() error {
+	return s.persist(ctx, domain.KindKillProcess, func() error {
 		action, err := domain.KillProcess(s.ids.NewID())
 		if err != nil {
 			return err
@@ -118,9 +118,17 @@ func (s *Service) Kill(ctx context.Context) error {
 	})
 }
 
+// pathAction names an action for an error, if there is one.
+type pathAction struct {
+	kind domain.Kind
+	path string
+}
+
+func (a pathAction) String() string { return fmt.Sprintf("%s of %s", a.kind, domain.Quote(a.path)) }
+
 // persist tries something until it works, is final, or was tried often enough, and keeps every
 // reason.
-func (s *Service) persist(ctx context.Context, what string, try func() error) error {
+func (s *Service) persist(ctx context.Context, what fmt.Stringer, try func() error) error {
 	var failed error
 	for n := 1; n <= s.limits.Tries; n++ {
 		err := try()
@@ -136,7 +144,7 @@ func (s *Service) persist(ctx context.Context, what string, try func() error) er
 		case isFinal(err):
 			return fmt.Errorf("%w: %s: %w", domain.ErrNonFatalInternalError, what, err)
 		}
-		s.log.Warn("action failed", "action", what, "try", n, "of", s.limits.Tries, "error", err)
+		s.log.Warn("action failed", "action", what.String(), "try", n, "of", s.limits.Tries, "error", err)
 		if failed == nil {
 			failed = fmt.Errorf("try %d: %w", n, err)
 		} else {

@@ -28,8 +28,8 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "tree-shim" {
 		os.Exit(processes.ShimMain(os.Args[2:]))
 	}
-	if len(os.Args) > 1 && os.Args[1] == "bench-relay" {
-		os.Exit(relayMain())
+	if len(os.Args) > 1 && roles[os.Args[1]] != nil {
+		os.Exit(playRole(roles[os.Args[1]]))
 	}
 	code := m.Run()
 	removeTools()

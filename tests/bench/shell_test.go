@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hexworker/metaservice"
+	"github.com/hexworker/metaservice/adapters/httpserver"
 )
 
 // gibibyte is what the rates are measured with.
@@ -145,17 +147,16 @@ func cpu(b *testing.B, pid int) float64 {
 	return (user + system) / 100 // USER_HZ, which Linux fixes for programs
 }
 
-// relay is what there is to reach: a process that connects the pipe of a child to TCP, by reads and writes of
-// 64 KiB. It is this program, run again.
+// relay is a process that what there is to reach is measured with. It is this program, run again.
 type relay struct {
 	address string
 	pid     int
 }
 
-func newRelay(b *testing.B, through func(b *testing.B, address string) string) *relay {
+func newRelay(b *testing.B, role string, through func(b *testing.B, address string) string) *relay {
 	b.Helper()
 	path := self(b)
-	cmd := exec.Command(path, "bench-relay")
+	cmd := exec.Command(path, role)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe() // its end ends the relay
 	must(b, err)
@@ -176,8 +177,11 @@ func newRelay(b *testing.B, through func(b *testing.B, address string) string) *
 	return r
 }
 
-// relayMain accepts connections whose first line is a command, and relays its streams.
-func relayMain() int {
+// roles are what this program is where it is run again.
+var roles = map[string]func(net.Listener) int{"bench-relay": relayMain, "bench-server": serverMain}
+
+// playRole listens, tells where, and plays a role until its standard input ends.
+func playRole(role func(net.Listener) int) int {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -188,6 +192,19 @@ func relayMain() int {
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
+	return role(listener)
+}
+
+// serverMain answers every request with nothing.
+func serverMain(listener net.Listener) int {
+	err := httpserver.Serve(context.Background(), listener, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), quiet)
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// relayMain accepts connections whose first line is a command, and connects the pipes of that to the
+// connection, by reads and writes of 64 KiB.
+func relayMain(listener net.Listener) int {
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
@@ -283,7 +300,7 @@ func costed(b *testing.B, guest int, f func(*testing.B) float64) (ours func() fl
 
 // BenchmarkShellOutput is a GiB out of a child in the guest, beside the same child behind a bare relay.
 func BenchmarkShellOutput(b *testing.B) {
-	guest, bare := newGuestProcess(b, nil), newRelay(b, nil)
+	guest, bare := newGuestProcess(b, nil), newRelay(b, "bench-relay", nil)
 	ours, told := costed(b, guest.pid, guest.output)
 	compare(b, "shell, guest to host", "MiB/s", ">=", 0.8, ours, func() float64 { return bare.output(b) })
 	told("shell, guest to host")
@@ -291,7 +308,7 @@ func BenchmarkShellOutput(b *testing.B) {
 
 // BenchmarkShellInput is a GiB into a child in the guest.
 func BenchmarkShellInput(b *testing.B) {
-	guest, bare := newGuestProcess(b, nil), newRelay(b, nil)
+	guest, bare := newGuestProcess(b, nil), newRelay(b, "bench-relay", nil)
 	ours, told := costed(b, guest.pid, guest.input)
 	compare(b, "shell, host to guest", "MiB/s", ">=", 0.8, ours, func() float64 { return bare.input(b) })
 	told("shell, host to guest")
@@ -299,7 +316,7 @@ func BenchmarkShellInput(b *testing.B) {
 
 // BenchmarkShellEcho is one byte there and back through cat.
 func BenchmarkShellEcho(b *testing.B) {
-	guest, bare := newGuestProcess(b, nil), newRelay(b, nil)
+	guest, bare := newGuestProcess(b, nil), newRelay(b, "bench-relay", nil)
 	shell := guest.shell(b, echo)
 	conn := bare.dial(b, echo)
 	defer conn.Close()

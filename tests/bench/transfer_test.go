@@ -221,15 +221,17 @@ func BenchmarkRoundTrip(b *testing.B) {
 }
 
 // BenchmarkEmptyRoundTrip is the strict form: an action without a file to open or to store (one that the
-// guest answers with "not found"), beside two requests with nothing in them.
+// guest answers with "not found"), beside two requests with nothing in them. The other end is a process of its
+// own, as it is in life: the real guest-tools for ours, a server with a handler that does nothing for the
+// limit.
 func BenchmarkEmptyRoundTrip(b *testing.B) {
-	p := newPair(b, []string{"true"}, io.Discard)
-	missing := filepath.Join(p.folder, "missing")
-	address := serve(b, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	guest := newGuestProcess(b, nil)
+	missing := filepath.Join(b.TempDir(), "missing")
+	address := newRelay(b, "bench-server", nil).address
 	client := &http.Client{}
 	compare(b, "empty action there and back", "us", "<=", 1.5, func() float64 {
 		return p50(func() {
-			if _, err := p.host.Artifact(b.Context(), missing); !errors.Is(err, metaservice.ErrResourceNotFound) {
+			if _, err := guest.host.Artifact(b.Context(), missing); !errors.Is(err, metaservice.ErrResourceNotFound) {
 				b.Fatal(err)
 			}
 		})
