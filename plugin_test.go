@@ -611,6 +611,7 @@ func TestTheEnginesContract(t *testing.T) {
 			}
 			return text
 		},
+		Shell:   metaservicetest.ShellBehaviour.Command,
 		Fetches: true,
 	})
 }

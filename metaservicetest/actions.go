@@ -21,7 +21,7 @@ const pollPause = 10 * time.Millisecond
 // ServeActions begins to answer what the host asks for, until the guest ends, and returns at once. Files
 // and folders are those of files; a path's leading slash is left out, so that /tmp/x is tmp/x there. onKill
 // is called when the host wants the task to end, and the host is answered when it returns; nil does
-// nothing. Both are used by several goroutines at a time.
+// nothing. Shells are those of ServeShells. Both are used by several goroutines at a time.
 func (g *Guest) ServeActions(files fs.FS, onKill func()) {
 	end, err := g.begin()
 	if err != nil {
@@ -66,6 +66,8 @@ func (g *Guest) act(action domain.Action, files fs.FS, onKill func()) {
 			_ = g.sendFile(action, files)
 		case domain.KindListFolder:
 			_ = g.sendFolder(action, files)
+		case domain.KindExecShell:
+			_ = g.playShell(action)
 		case domain.KindKillProcess:
 			if onKill != nil {
 				onKill()

@@ -20,6 +20,8 @@ type Behaviour struct {
 	Fetch       string            // a path that it gets from its host; it prints the answer's body
 	Print       string            // text that it prints, to the letter
 	Times       int               // how often; 0 is once
+	UntilFile   string            // it goes on until this file is there
+	Then        string            // text that it prints afterwards
 	UntilKilled bool              // it goes on until it is killed
 	IgnoreKill  time.Duration     // for how long it does in spite of that; less than guests have patience
 	ExitCode    int
@@ -43,6 +45,7 @@ func Behave(ctx context.Context, task Task) int {
 		fmt.Fprintln(task.Log, "the command is no Behaviour's")
 		return 127
 	}
+	task.Guest.ServeShells(behaveShell(task.Files))
 	for name, content := range b.Files {
 		task.Files.Set(name, content)
 	}
@@ -64,6 +67,10 @@ func Behave(ctx context.Context, task Task) int {
 	for range b.times() {
 		_, _ = io.WriteString(task.Log, b.Print) // the log may be gone; the task goes on
 	}
+	if b.UntilFile != "" && !awaitFile(ctx, task.Files, b.UntilFile) {
+		return 1
+	}
+	_, _ = io.WriteString(task.Log, b.Then)
 	if b.UntilKilled {
 		<-ctx.Done()
 		if b.IgnoreKill > 0 {
@@ -78,13 +85,28 @@ func Behave(ctx context.Context, task Task) int {
 	return b.ExitCode
 }
 
+// awaitFile waits for a file to be there.
+func awaitFile(ctx context.Context, files *Files, name string) bool {
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for {
+		if file, err := files.Open(inFS(name)); err == nil {
+			file.Close()
+			return true
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
 // Shell phrases it for a guest with a POSIX shell. fetch is a command that prints what is at the host's
 // path, which is added to it; without one, a Fetch fails.
 func (b Behaviour) Shell(fetch ...string) []string {
 	var s strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(b.Files)) {
-		fmt.Fprintf(&s, "mkdir -p %s && printf %%s %s >%s || exit 1\n", quote("./"+path.Dir(name)), quote(b.Files[name]), quote("./"+name))
-	}
+	writeFiles(&s, b.Files)
 	for _, name := range b.Env {
 		fmt.Fprintf(&s, "printf '%%s\\n' \"%s=$%s\"\n", name, name)
 	}
@@ -103,11 +125,23 @@ func (b Behaviour) Shell(fetch ...string) []string {
 	if b.Print != "" {
 		fmt.Fprintf(&s, "text=%s\ni=0\nwhile [ $i -lt %d ]; do printf %%s \"$text\"; i=$((i+1)); done\n", quote(b.Print), b.times())
 	}
+	if b.UntilFile != "" {
+		fmt.Fprintf(&s, "while [ ! -e %s ]; do sleep 0.02; done\n", quote("./"+b.UntilFile))
+	}
+	if b.Then != "" {
+		fmt.Fprintf(&s, "printf %%s %s\n", quote(b.Then))
+	}
 	if b.UntilKilled {
 		s.WriteString("while :; do sleep 1000 & wait; done\n")
 	}
 	fmt.Fprintf(&s, "exit %d\n", b.ExitCode)
 	return []string{"sh", "-c", s.String()}
+}
+
+func writeFiles(s *strings.Builder, files map[string]string) {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		fmt.Fprintf(s, "mkdir -p %s && printf %%s %s >%s || exit 1\n", quote("./"+path.Dir(name)), quote(files[name]), quote("./"+name))
+	}
 }
 
 func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }

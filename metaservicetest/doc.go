@@ -14,8 +14,16 @@
 //			return 0
 //		}))
 //
+// The shells that the worker opens beside the task are played by what the command gives to ServeShells:
+//
+//	task.Guest.ServeShells(func(ctx context.Context, shell metaservicetest.Shell) int {
+//		io.Copy(shell.Stdout, shell.Stdin)
+//		return 0
+//	})
+//
 // A guest that isn't as it should be is a Script of one's own: one that never calls, that dies midway
-// (return an error), that breaks its log off (Log.Break), that answers with nonsense (Guest.Reply).
+// (return an error), that breaks its log off (Log.Break) or a shell (Guest.OpenShell), that answers with
+// nonsense (Guest.Reply).
 //
 // Nothing here waits for real time or does I/O, so tests may run in a testing/synctest bubble, where a
 // guest that stays silent for minutes takes none.
@@ -24,5 +32,5 @@
 //
 // EngineSuite holds any ports.Engine to what ports says of it. It tells its tasks as a Behaviour, which
 // each engine's guest can be made to show: by Behave in a guest of this package, by Behaviour.Shell where
-// the guest has a shell.
+// the guest has a shell. So it is with shells, and ShellBehaviour.
 package metaservicetest

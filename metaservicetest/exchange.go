@@ -28,6 +28,8 @@ type exchange struct {
 	out     io.Writer     // where the answer's body goes
 	begun   chan struct{} // closed when status and headers are there
 	hijacks chan net.Conn // room for one: the guest's end of a connection that was hijacked; nil is no way
+	own     net.Conn      // what is hijacked where the request came by a connection, with its reader
+	reader  *bufio.Reader
 
 	taken  bool // hijacked
 	header http.Header
@@ -92,28 +94,45 @@ func (x *exchange) serve(g *Guest) (err error) {
 func (x *exchange) Header() http.Header { return x.header }
 
 func (x *exchange) WriteHeader(status int) {
-	if x.taken || x.status != 0 || status < 200 {
+	if x.taken || x.status != 0 || status < 200 && status != http.StatusSwitchingProtocols {
 		return
 	}
 	x.status = status
 	x.sent = x.header.Clone()
-	close(x.begun)
+	if status != http.StatusSwitchingProtocols { // then it is written by Hijack
+		close(x.begun)
+	}
 }
 
 // Hijack implements http.Hijacker: the handler gets one end of a connection in memory, the guest the other.
 func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	switch {
-	case x.hijacks == nil:
+	case x.hijacks == nil && x.own == nil:
 		return nil, nil, http.ErrNotSupported
 	case x.taken:
 		return nil, nil, http.ErrHijacked
-	case x.status != 0:
+	case x.status != 0 && x.status != http.StatusSwitchingProtocols:
 		return nil, nil, errors.New("the answer has begun: it is too late to hijack its connection")
 	}
 	x.taken = true
-	host, guest := net.Pipe()
-	x.hijacks <- guest
-	return host, bufio.NewReadWriter(bufio.NewReader(host), bufio.NewWriter(host)), nil
+	host, reader := x.own, x.reader
+	if host == nil {
+		var guest net.Conn
+		host, guest = newPipe()
+		reader = bufio.NewReader(host)
+		x.hijacks <- guest
+	}
+	if x.status != 0 {
+		var head bytes.Buffer
+		fmt.Fprintf(&head, "HTTP/1.1 %d %s\r\n", x.status, http.StatusText(x.status))
+		_ = x.sent.Write(&head) // to memory
+		head.WriteString("\r\n")
+		if _, err := host.Write(head.Bytes()); err != nil {
+			host.Close()
+			return nil, nil, err
+		}
+	}
+	return host, bufio.NewReadWriter(reader, bufio.NewWriter(host)), nil
 }
 
 func (x *exchange) Write(p []byte) (int, error) {

@@ -32,7 +32,14 @@ func (g *Guest) Hello(features ...domain.Feature) (domain.Features, error) {
 	if err != nil {
 		return nil, err
 	}
-	return wire.DecodeFeatures(answer)
+	offered, err := wire.DecodeFeatures(answer)
+	if err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.features = domain.Features(features).Both(offered)
+	return offered, nil
 }
 
 // greet says hello, unless that was said. A host of version 1 doesn't know the word.
@@ -43,7 +50,7 @@ func (g *Guest) greet() error {
 	if greeted {
 		return nil
 	}
-	_, err := g.Hello(domain.FeatureResult)
+	_, err := g.Hello(domain.FeatureResult, domain.FeatureExec, domain.FeatureShell2)
 	if errors.Is(err, &domain.Error{Code: domain.CodeNoSuchEndPoint}) {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 )
 
@@ -35,6 +36,8 @@ func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Gu
 		handler: options.Handler,
 		options: options.Options,
 		done:    make(chan struct{}),
+
+		hasShell: make(chan struct{}),
 	}
 	g.life, g.end = context.WithCancelCause(context.Background())
 	g.running.Add(1)
@@ -68,11 +71,15 @@ type Guest struct {
 	done    chan struct{}
 	running sync.WaitGroup // the script, what serves actions, and the requests
 
-	mu      sync.Mutex // guards what follows
-	over    bool       // no request begins any more
-	stopped bool
-	err     error
-	greeted bool // a hello was sent
+	hasShell chan struct{} // closed when shell is set
+
+	mu       sync.Mutex // guards what follows
+	over     bool       // no request begins any more
+	stopped  bool
+	err      error
+	greeted  bool            // a hello was sent
+	features domain.Features // what it and the host know
+	shell    ShellCommand
 }
 
 var (

@@ -19,6 +19,8 @@ type EngineSetup struct {
 	New func(t *testing.T, options EngineOptions) ports.Engine
 	// Payload phrases a task in the engine's JSON.
 	Payload func(task EngineTask) []byte
+	// Shell phrases a shell's command; nil is ShellBehaviour.Shell. It counts where the engine has shells.
+	Shell func(behaviour ShellBehaviour) []string
 	// Malformed is a payload that can't be; nil is a command that is a number.
 	Malformed []byte
 	// Fetches tells that tasks can show Behaviour.Fetch. It counts where the engine has proxies.
@@ -70,7 +72,14 @@ func EngineSuite(t *testing.T, setup EngineSetup) {
 		"start with a ctx that ended": (*suite).startEnded,
 		"malformed payload":           (*suite).malformed,
 		"concurrency":                 (*suite).concurrency,
-		"shells":                      (*suite).shells,
+		"shells that exit":            shell((*suite).shellExits),
+		"shells that echo":            shell((*suite).shellEcho),
+		"shells that are aborted":     shell((*suite).shellAbort),
+		"shells by their specs":       shell((*suite).shellSpec),
+		"shells outlast the task":     shell((*suite).shellLingers),
+		"kill with a shell":           shell((*suite).shellKill),
+		"kill of a lingering shell":   shell((*suite).shellKillLingering),
+		"abort with a shell":          shell((*suite).shellSandboxAbort),
 		"proxies":                     (*suite).proxies,
 		"dispose of the engine":       (*suite).dispose,
 	} {

@@ -119,21 +119,6 @@ func (s *suite) concurrency() {
 	}
 }
 
-// shells is what holds of them whether or not an engine has any.
-func (s *suite) shells() {
-	engine := s.engine(EngineOptions{})
-	if engine.Capabilities().Shells {
-		return // they have a suite of their own
-	}
-	sandbox, log := s.start(engine, untilKilled)
-	log.await(s, ready)
-	_, err := sandbox.NewShell(s.ctx, nil, false)
-	s.is("NewShell", err, domain.ErrFeatureNotSupported)
-	if err := sandbox.Abort(); err != nil {
-		s.Errorf("Abort: %v", err)
-	}
-}
-
 func (s *suite) proxies() {
 	engine := s.engine(EngineOptions{})
 	log := newEngineLog(s.T)

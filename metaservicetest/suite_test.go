@@ -21,6 +21,7 @@ func TestEngine(t *testing.T) {
 				metaservice.Config{MaxConcurrency: options.MaxConcurrency})
 		},
 		Payload: func(task metaservicetest.EngineTask) []byte { return payload(task, task.Command()) },
+		Shell:   metaservicetest.ShellBehaviour.Command,
 		Fetches: true,
 		Watch: func(t *testing.T) {
 			before := goleak.IgnoreCurrent()
