@@ -118,8 +118,8 @@ func askDHCP(device string) error {
 	if err := os.WriteFile(scriptFile, []byte(leaseScript), 0o755); err != nil {
 		return err
 	}
-	// In the foreground, until there is a lease, or 20 questions, one a second, went without answer.
-	args := append(client, "-f", "-q", "-n", "-t", "20", "-T", "1", "-i", device, "-s", scriptFile)
+	// In the foreground, until there is a lease, or 10 questions, one a second, went without answer.
+	args := append(client, "-f", "-q", "-n", "-t", "10", "-T", "1", "-i", device, "-s", scriptFile)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = environment
 	if told, err := cmd.CombinedOutput(); err != nil {
