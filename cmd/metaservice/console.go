@@ -22,6 +22,8 @@ type console struct {
 	terminal *terminal
 	typed    bool // the input is keys: the terminal is raw while the shell goes on
 	signals  *interrupts
+
+	columns, rows uint16 // of the terminal, as the shell knows it
 }
 
 func newConsole(around *setting, to streams, spec domain.ShellSpec) *console {
@@ -45,7 +47,8 @@ func (c *console) open(in opener) (ports.ShellSession, error) {
 	defer cancel()
 	spec := c.spec
 	if spec.TTY {
-		spec.Columns, spec.Rows = c.terminal.size()
+		c.columns, c.rows = c.terminal.size()
+		spec.Columns, spec.Rows = c.columns, c.rows
 		spec.Env = withTerm(spec.Env, os.Getenv("TERM"))
 	}
 	session, err := in.OpenShell(ctx, spec)
@@ -111,12 +114,13 @@ type shown struct {
 // reads then has hurryPatience, and after one signal more no time at all. The terminal is as it was when
 // attach returns, or panics.
 func (c *console) attach(session ports.ShellSession) attached {
+	resized, ignore := c.resizes()
+	defer ignore()
 	if c.typed {
 		c.terminal.raw()
 		defer c.terminal.restore()
 	}
-	resized, ignore := c.resizes()
-	defer ignore()
+	c.follow(session)
 	input := c.relayInput(session)
 	defer input.stop()
 	outputs := make(chan shown, 2)
@@ -154,6 +158,7 @@ func (c *console) attach(session ports.ShellSession) attached {
 			input.givenUp = nil
 			abort(errGivenUp)
 		case <-resized:
+			c.terminal.again()
 			c.follow(session)
 		case <-first:
 			first = nil
@@ -207,12 +212,12 @@ func (c *console) resizes() (resized <-chan os.Signal, ignore func()) {
 	return resizes()
 }
 
-// follow sets the shell's terminal to the size of ours. After a stop ours may not be raw any more.
+// follow sets the shell's terminal to the size of ours, if that has another one by now.
 func (c *console) follow(session ports.ShellSession) {
-	if c.typed {
-		c.terminal.again()
+	columns, rows := c.terminal.size()
+	if !c.spec.TTY || columns == 0 || columns == c.columns && rows == c.rows {
+		return
 	}
-	if columns, rows := c.terminal.size(); columns > 0 {
-		_ = session.SetSize(columns, rows) // one that has ended needs none
-	}
+	c.columns, c.rows = columns, rows
+	_ = session.SetSize(columns, rows) // one that has ended needs none
 }

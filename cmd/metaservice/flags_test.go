@@ -65,6 +65,14 @@ func TestCommandLinesThatCannotBe(t *testing.T) {
 		"below a file":         {serve("--artifact", "x=file/below/x"), `"file" is no folder`},
 		"twice the same place": {serve("--artifact", "a/x", "--artifact", "b/x"), "would both be written to"},
 		"artifact over log":    {serve("--artifact", "a/x", "--log", "./x"), "would both be written to"},
+		"a terminal and none":  {[]string{"shell", "-t", "-T"}, "--tty and --no-tty can't be both"},
+		"a shell in no time":   {[]string{"shell", "--timeout", "0s"}, "it must be more than 0"},
+		"a shell as nobody":    {[]string{"shell", "--user="}, "--user is empty"},
+		"a shell nowhere":      {[]string{"shell", "-w", ""}, "--workdir is empty"},
+		"a shell with a NUL":   {[]string{"shell", "--", "a\x00b"}, "argument 0 of the command holds a NUL byte"},
+		"a shell's variable":   {[]string{"shell", "--env", "METASERVICE_UNSET"}, "no such variable is set here"},
+		"a shell without end":  {[]string{"shell", "--limit", "Shells=0"}, "it must be more than 0"},
+		"a shell's log":        {[]string{"shell", "--log", "x"}, "unknown flag: --log"},
 		"log over json":        {serve("--json", "x", "--log", folder+"/x"), "would both be written to"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -98,6 +106,7 @@ func TestHelpAndVersion(t *testing.T) {
 		{[]string{"help", "serve"}, "--listen ADDRESS"},
 		{[]string{"run", "--help"}, "Example:\n  metaservice run"},
 		{[]string{"serve", "-h"}, "Example:\n  metaservice serve"},
+		{[]string{"shell", "--help"}, "metaservice shell -- tar c"},
 		{[]string{"version"}, "metaservice "},
 		{[]string{"--version"}, "metaservice "},
 	} {

@@ -66,7 +66,7 @@ func (t *terminal) raw() {
 	}
 }
 
-// again is raw for one that was raw, and may have been changed meanwhile by a shell that had us stopped.
+// again is for a terminal that was raw, and may have been changed by a shell that had us stopped meanwhile.
 func (t *terminal) again() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
