@@ -53,7 +53,8 @@ type inStream struct {
 	window domain.Window
 	most   int64 // the largest window
 	ahead  int64 // of the window, what room gave
-	closed bool  // by the reader: what comes is dropped
+	left   int64 // of the block that is being read
+	closed error // nobody reads any more, for this reason: what comes is dropped
 	err    error // how it ends, once the queue is empty
 }
 
@@ -80,7 +81,7 @@ func (s *inStream) receive(b *block) error {
 		return err
 	}
 	var grant int64
-	if s.err == nil && !s.closed {
+	if s.err == nil && s.closed == nil {
 		if size := s.window.Size(); size < s.most && s.room != nil {
 			if got := s.room(s.most - size); got > 0 {
 				s.ahead += got
@@ -148,18 +149,33 @@ func (s *inStream) end(err error) (first bool) {
 func (s *inStream) abort(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != io.EOF || len(s.queue) > 0 {
+	if s.err != io.EOF || s.unread() > 0 {
 		s.err = err
+		s.drop(err)
 	}
-	s.drop()
-	s.more.Broadcast()
 }
 
-func (s *inStream) drop() {
+// drop drops what was received, and what is yet to come, and returns what to grant for it.
+func (s *inStream) drop(why error) (grant int64) {
+	if s.closed != nil {
+		return 0
+	}
+	s.closed = why
+	grant = s.window.Consume(s.unread())
 	for _, b := range s.queue {
 		putBlock(b)
 	}
-	s.queue = nil
+	s.queue, s.left = nil, 0
+	s.more.Broadcast()
+	return grant
+}
+
+func (s *inStream) unread() int64 {
+	n := s.left
+	for _, b := range s.queue {
+		n += int64(b.end - b.at)
+	}
+	return n
 }
 
 // takeAhead is what room gave, to be given back, once.
@@ -174,21 +190,22 @@ func (s *inStream) takeAhead() int64 {
 
 // next is the block that is being read: the reader's own, until it is empty. It waits for one.
 func (s *inStream) next() (*block, error) {
-	if s.reading != nil {
-		return s.reading, nil
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.queue) == 0 && s.err == nil && !s.closed {
+	for s.reading == nil && len(s.queue) == 0 && s.err == nil && s.closed == nil {
 		s.more.Wait()
 	}
 	switch {
-	case s.closed:
-		return nil, io.ErrClosedPipe
+	case s.closed != nil:
+		s.release()
+		return nil, s.closed
+	case s.reading != nil:
+		return s.reading, nil
 	case len(s.queue) == 0:
 		return nil, s.err
 	}
 	s.reading = s.queue[0]
+	s.left = int64(s.reading.end - s.reading.at)
 	s.queue[0] = nil
 	if s.queue = s.queue[1:]; len(s.queue) == 0 {
 		s.queue = nil
@@ -196,16 +213,26 @@ func (s *inStream) next() (*block, error) {
 	return s.reading, nil
 }
 
+// release lets go of the block that is being read.
+func (s *inStream) release() {
+	if s.reading != nil {
+		putBlock(s.reading)
+		s.reading = nil
+	}
+}
+
 // consumed notes that n bytes of the block that is being read were.
 func (s *inStream) consumed(n int) {
-	b := s.reading
-	b.at += n
-	if b.at == b.end {
-		s.reading = nil
-		putBlock(b)
+	s.reading.at += n
+	if s.reading.at == s.reading.end {
+		s.release()
 	}
+	var grant int64
 	s.mu.Lock()
-	grant := s.window.Consume(int64(n))
+	if s.closed == nil { // or all of it was granted by that
+		s.left -= int64(n)
+		grant = s.window.Consume(int64(n))
+	}
 	if s.err != nil {
 		grant = 0 // nobody sends any more
 	}
@@ -254,23 +281,13 @@ func (s *inStream) WriteTo(w io.Writer) (total int64, err error) {
 // not held up.
 func (s *inStream) Close() error {
 	s.mu.Lock()
-	s.closed = true
-	grant := s.window.Consume(s.queued())
+	grant := s.drop(io.ErrClosedPipe)
 	if s.err != nil {
 		grant = 0
 	}
-	s.drop()
-	s.more.Broadcast()
 	s.mu.Unlock()
 	if grant > 0 {
 		s.grant(grant)
 	}
 	return nil
-}
-
-func (s *inStream) queued() (n int64) {
-	for _, b := range s.queue {
-		n += int64(b.end - b.at)
-	}
-	return n
 }
