@@ -14,7 +14,7 @@ const smallRead = 4 << 10
 
 // gather is how long a source that streams, but has little to read at the moment, is left alone to fill its
 // pipe. What was read before is on its way by then.
-const gather = 200 * time.Microsecond
+const gather = 100 * time.Microsecond
 
 // outStream is a stream's sending end: one goroutine writes, and waits for credit.
 type outStream struct {
@@ -163,7 +163,7 @@ func (s *outStream) ReadFrom(r io.Reader) (total int64, err error) {
 			putBlock(b)
 			b = small
 		case b != small && got < s.block/2:
-			time.Sleep(gather) // the source is the slower one: fewer, larger messages cost less
+			nap(gather) // the source is the slower one: fewer, larger messages cost less
 		}
 	}
 }
