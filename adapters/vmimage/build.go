@@ -59,11 +59,22 @@ func Build(ctx context.Context, c BuildConfig) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	t, done, err := c.tree(ctx, release)
+	t := make(tree)
+	if c.Root == RootBusybox {
+		err = t.putBusybox(ctx)
+	} else {
+		var root *os.Root
+		if root, err = os.OpenRoot(c.Root); err == nil {
+			defer root.Close()
+			err = t.putRoot(root)
+		}
+	}
 	if err != nil {
+		return Image{}, fmt.Errorf("the root: %w", err)
+	}
+	if err := c.addOurs(t, release); err != nil {
 		return Image{}, err
 	}
-	defer done()
 	return c.write(t, kernel, definition)
 }
 
@@ -148,45 +159,21 @@ func checkProgram(data []byte) error {
 	return nil
 }
 
-// tree lays out the initramfs. done closes what it reads from.
-func (c BuildConfig) tree(ctx context.Context, release string) (t tree, done func(), err error) {
-	var open []io.Closer
-	done = func() {
-		for _, file := range open {
-			file.Close()
-		}
-	}
-	defer func() {
-		if err != nil {
-			done()
-		}
-	}()
-	t = make(tree)
-	if c.Root == RootBusybox {
-		err = t.putBusybox(ctx)
-	} else {
-		var root *os.Root
-		if root, err = os.OpenRoot(c.Root); err == nil {
-			open = append(open, root)
-			err = t.putRoot(root)
-		}
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("the root: %w", err)
-	}
+// addOurs puts what makes a guest of it into a root: the modules, and guest-tools.
+func (c BuildConfig) addOurs(t tree, release string) error {
 	modules, err := openModules(c.Modules)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	defer modules.Close()
 	order, err := modules.resolve(release, c.More)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	if err := t.putModules(release, order); err != nil {
-		return nil, nil, err
+		return err
 	}
-	return t, done, t.putTools(c.GuestTools)
+	return t.putTools(c.GuestTools)
 }
 
 // putModules takes the modules in, and the list of them.
@@ -253,6 +240,9 @@ func (c BuildConfig) write(t tree, kernel []byte, definition Definition) (image 
 		return Image{}, fmt.Errorf("the initramfs: %w", err)
 	}
 	if err := Write(dir, definition); err != nil {
+		return Image{}, err
+	}
+	if err := os.Remove(output); err != nil && !errors.Is(err, os.ErrNotExist) { // empty, or it is kept
 		return Image{}, err
 	}
 	if err := os.Rename(dir, output); err != nil {
