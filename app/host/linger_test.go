@@ -237,6 +237,11 @@ func TestASandboxWaitsForItsShells(t *testing.T) {
 				fake.dying = time.Hour
 				l.resolve()
 				kill(l.sandbox.Task())
+				<-l.sandbox.Task().Done()
+				synctest.Wait()
+				if !fake.gone() {
+					l.Error("the shell's connection is there still")
+				}
 			},
 			status: domain.StatusKilled, took: 15 * time.Second, result: true, words: []string{"did not end its task and its shells within 15s"},
 		},
