@@ -34,7 +34,8 @@ type fakeHost struct {
 	when     []time.Duration // of events, since the first
 	start    time.Time
 	bodies   map[*fakeLog]bool
-	writes   int // to log bodies
+	writes   int                            // to log bodies
+	shells   map[domain.ActionID]*fakeShell // those that may be opened
 }
 
 func newFakeHost(peer *contract.Peer) *fakeHost {
@@ -205,8 +206,17 @@ type fakeLog struct {
 	failed error
 }
 
-func (h *fakeHost) OpenShell(_ context.Context, id domain.ActionID, _ bool) (ports.GuestShell, error) {
-	return nil, h.event(fmt.Sprintf("OpenShell %s", id))
+func (h *fakeHost) OpenShell(_ context.Context, id domain.ActionID, shell2 bool) (ports.GuestShell, error) {
+	if err := h.event(fmt.Sprintf("shell %s %v", id, shell2)); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	shell := h.shells[id]
+	if shell == nil {
+		return nil, &domain.Error{Code: domain.CodeUnknownActionID}
+	}
+	return shell, nil
 }
 
 func (h *fakeHost) OpenLog(ctx context.Context) (ports.LogStream, error) {

@@ -148,7 +148,7 @@ func (s *shell) run() domain.Report {
 	go func() { // ends with the process, which is killed at the end of life
 		report, err := s.process.Wait(context.Background())
 		if err != nil {
-			report = domain.Report{ExitCode: domain.ExitSignaled(9), Reason: domain.ReasonKilled, Message: err.Error()}
+			report = killedReport(err.Error())
 		}
 		ended <- report
 	}()
@@ -166,7 +166,7 @@ func (s *shell) run() domain.Report {
 	var report domain.Report
 	var missing error
 	var stuck <-chan time.Time
-	timedOut, dying := false, s.life.Done()
+	timedOut, cut, dying := false, false, s.life.Done()
 	for ended != nil || outputs != nil {
 		select {
 		case report = <-ended:
@@ -180,21 +180,34 @@ func (s *shell) run() domain.Report {
 			over, timedOut = nil, ended != nil
 			s.kill(KillGrace)
 		case <-dying:
-			dying = nil
+			dying, cut = nil, outputs != nil
 			s.kill(0)
 			_ = s.process.Close() // frees who reads its output; what could not be killed is told by the second one
 			stuck = time.After(goodbye)
-		case <-stuck: // in the kernel, where nothing can be killed
-			return domain.Report{ExitCode: domain.ExitSignaled(9), Reason: domain.ReasonKilled, Message: "it could not be killed"}
+		case <-stuck:
+			if ended != nil { // it is in the kernel, where nothing can be killed
+				return killedReport("it could not be killed")
+			}
+			outputs = nil // nobody takes them
 		}
 	}
-	if timedOut {
+	switch {
+	case timedOut:
 		report.Reason = domain.ReasonTimeout
+	case report.Succeeded() && (cut || lost(missing)): // which is a word for all of its output
+		report = killedReport("its output was cut")
 	}
 	if missing != nil {
 		add(&report, missing.Error())
 	}
 	return report
+}
+
+// lost tells an output that broke off from one that was given up while children still wrote to it.
+func lost(missing error) bool { return missing != nil && !errors.Is(missing, ports.ErrOutputCut) }
+
+func killedReport(message string) domain.Report {
+	return domain.Report{ExitCode: domain.ExitSignaled(9), Reason: domain.ReasonKilled, Message: message}
 }
 
 // kill ends the tree; at once where life has ended.
@@ -240,11 +253,11 @@ func (s *shell) pumpStdin() {
 		return
 	}
 	_, err := io.Copy(stdin, s.host.Stdin())
-	if s.life.Err() != nil {
-		return
+	if err != nil { // of the process, or of the host: then it comes again
+		_, err = io.Copy(io.Discard, s.host.Stdin())
 	}
 	if err != nil {
-		_, _ = io.Copy(io.Discard, s.host.Stdin())
+		return // the process is about to be killed, and must not take that for the end of its input
 	}
 	_ = stdin.Close()
 	close(s.hungUp)
