@@ -11,7 +11,7 @@ STATICCHECK := $(GO) tool -modfile=tools/go.mod staticcheck
 PLATFORMS   := linux/amd64 linux/arm64 darwin/arm64 windows/amd64
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check bench fuzz soak clean race-tools
+.PHONY: help build run test check bench fuzz soak clean race-tools bench-tools
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -26,6 +26,47 @@ run: build ## a first task, in a guest on the embedded machine
 		--env WHO=world --artifact greeting.txt=$(BIN)/out/greeting.txt --json $(BIN)/out/result.json \
 		-- sh -c 'echo "hello, $$WHO, from $$(uname -s)"; echo "made in the guest" >greeting.txt'
 	@echo; echo "The artifact, $(BIN)/out/greeting.txt:"; cat $(BIN)/out/greeting.txt
+
+# Images and what they are made of are kept from checkout to checkout; 'image' there is the latest.
+CACHE          := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/metaservice
+KERNEL_PACKAGE := linux-image-cloud-amd64
+APT_DOWNLOAD   := apt-get download -qq -o APT::Sandbox::User=root
+
+image: build vm-tools $(CACHE)/kit/packages ## the image that virtual machines boot, once for each build
+	@set -e; cd $(CACHE); \
+		key=$$(cat $(CURDIR)/$(BIN)/guest-tools $(CURDIR)/$(BIN)/metaservice kit/packages | sha256sum | cut -c1-16); \
+		if [ -e images/$$key/machine.json ]; then \
+			echo "The image is there already:"; \
+		else \
+			echo "Making an image of $$(tr '\n' ' ' <kit/packages)and guest-tools:"; \
+			PATH=$(CACHE)/kit/bin:$$PATH $(CURDIR)/$(BIN)/metaservice image build \
+				--kernel kit/boot/vmlinuz-* --modules kit/lib/modules/* --rootfs busybox \
+				--guest-tools $(CURDIR)/$(BIN)/guest-tools --output images/$$key >/dev/null; \
+		fi; \
+		touch images/$$key; \
+		ln -sfn images/$$key image.new; mv -fT image.new image; \
+		ls -dt images/* | tail -n +4 | xargs -r rm -rf; \
+		echo $(CACHE)/image
+
+# Debian's cloud kernel, which the package of that name only depends on, and its static busybox: fetched
+# and unpacked, but not installed.
+$(CACHE)/kit/packages:
+	@set -e; mkdir -p $(CACHE); kit=$$(mktemp -d $(CACHE)/.kit.XXXXXX); trap 'rm -rf '$$kit EXIT; \
+		kernel() { apt-cache depends $(KERNEL_PACKAGE) 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p' | head -n 1; }; \
+		fetch() { [ -n "$$(kernel)" ] && (cd $$kit && $(APT_DOWNLOAD) $$(kernel) busybox-static); }; \
+		echo "Fetching $(KERNEL_PACKAGE) and busybox-static"; \
+		fetch 2>/dev/null || { apt-get update -qq; fetch; } || { \
+			echo "apt has no $(KERNEL_PACKAGE) or busybox-static; 'metaservice image build' takes any kernel" >&2; exit 1; }; \
+		for package in $$kit/*.deb; do dpkg-deb -x $$package $$kit; basename $$package .deb; done >$$kit/packages; \
+		rm $$kit/*.deb; chmod 755 $$kit; mkdir -p $(CACHE)/images; rm -rf $(CACHE)/kit; mv -T $$kit $(CACHE)/kit
+
+vm-tools: ## QEMU, and what else images and their tests need, where it is missing
+	@PATH=$$PATH:/usr/sbin:/sbin; missing=; \
+		need() { command -v $$1 >/dev/null || missing="$$missing $$2"; }; \
+		need qemu-system-x86_64 qemu-system-x86; need qemu-img qemu-utils; need mke2fs e2fsprogs; \
+		need busybox busybox-static; need systemd-analyze systemd; \
+		test -z "$$missing" || { echo "Virtual machines need$$missing: installing"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
 
 test: race-tools ## every test, with the race detector
 	$(GO) test -race -buildvcs=false -timeout 20m ./...
@@ -54,7 +95,13 @@ check: ## format, vet, staticcheck, tidy, and builds for the other platforms
 		size=$$(stat -c %s $(BIN)/check/guest-tools); echo "guest-tools for linux/amd64: $$size bytes, at most 8388608"; \
 		test $$size -le 8388608
 
-bench: ## figures beside their limits, measured in turns in one run
+# ssh is what a shell is measured beside. Nothing is started, and the benchmark's own server ends with it.
+bench-tools:
+	@test -x /usr/sbin/sshd && command -v ssh >/dev/null || { \
+		echo "The benchmarks measure ssh, too: installing openssh-server and openssh-client, without starting a server"; \
+		apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server openssh-client; }
+
+bench: bench-tools ## figures beside their limits, measured in turns in one run
 	$(GO) test -buildvcs=false -run '^$$' -bench . -benchtime 1x -timeout 30m ./tests/bench $(FLAGS)
 
 FUZZTIME ?= 10s
