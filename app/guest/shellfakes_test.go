@@ -174,6 +174,7 @@ type fakeShellProcess struct {
 
 	stateMu sync.Mutex
 	resized []ports.TerminalSize
+	events  []string // ends, in order
 }
 
 func newFakeShellProcess() *fakeShellProcess {
@@ -183,7 +184,23 @@ func newFakeShellProcess() *fakeShellProcess {
 	return p
 }
 
-func (p *fakeShellProcess) Stdin() io.WriteCloser { return p.in }
+func (p *fakeShellProcess) Stdin() io.WriteCloser { return fakeInput{p.in, p} }
+
+type fakeInput struct {
+	*io.PipeWriter
+	process *fakeShellProcess
+}
+
+func (i fakeInput) Close() error {
+	i.process.note("input ended")
+	return i.PipeWriter.Close()
+}
+
+func (p *fakeShellProcess) note(event string) {
+	p.stateMu.Lock()
+	defer p.stateMu.Unlock()
+	p.events = append(p.events, event)
+}
 
 func (p *fakeShellProcess) ErrOutput() io.Reader {
 	if p.terminal {
@@ -206,6 +223,7 @@ func (p *fakeShellProcess) endOutputs() {
 }
 
 func (p *fakeShellProcess) Kill(ctx context.Context, grace time.Duration) ([]ports.Survivor, error) {
+	p.note("killed")
 	survivors, err := p.fakeProcess.Kill(ctx, grace)
 	p.stdin.CloseWithError(errors.New("it was killed"))
 	p.errW.Close()
