@@ -108,6 +108,14 @@ func (s ShellSpec) clone() ShellSpec {
 	return s
 }
 
+// String tells how much there is, never what: %v shows no secrets.
+func (s ShellSpec) String() string {
+	return fmt.Sprintf("a shell with a command of %d arguments, %d variables, terminal %t", len(s.Command), len(s.Env), s.TTY)
+}
+
+// GoString is String: %#v shows no more.
+func (s ShellSpec) GoString() string { return s.String() }
+
 // LogValue shows neither the command nor the environment, which may hold secrets.
 func (s ShellSpec) LogValue() slog.Value {
 	return slog.GroupValue(

@@ -89,7 +89,8 @@ type Sandbox interface {
 	// that could be asked for files: it was lost, or its machine died; ctx's cause.
 	WaitForResult(ctx context.Context) (ResultSet, error)
 	// NewShell runs a command in the guest, with its streams here; an empty one is the guest's default
-	// shell. domain.ErrFeatureNotSupported, ErrSandboxTerminated, ErrSandboxAborted, ctx's cause.
+	// shell. domain.ErrFeatureNotSupported, ErrSandboxTerminated, ErrSandboxAborted, ctx's cause; a guest that
+	// doesn't answer, and one shell too many (a LimitError), are an ErrNonFatalInternalError with its cause.
 	NewShell(ctx context.Context, command []string, tty bool) (Shell, error)
 	// OpenShell is NewShell with all that a shell can be told. ctx bounds the start alone. Besides its
 	// errors, domain.ErrInvalidAction for a spec that can't be. ErrFeatureNotSupported names what the guest's

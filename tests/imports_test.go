@@ -49,7 +49,7 @@ var rules = []rule{
 	{dir: "cmd/guest-tools", own: []string{"app/guest", "adapters", "domain", "ports"}, external: []string{"*"}},
 	{dir: ".", own: hostSide, external: []string{"github.com/google/jsonschema-go", "github.com/go-json-experiment/json"}},
 	{dir: "fx_module.go", own: hostSide, external: []string{"go.uber.org/fx"}},
-	{dir: "metaservicetest", own: []string{"domain", "ports", "adapters/wire"}},
+	{dir: "metaservicetest", own: []string{"domain", "ports", "adapters/wire", "adapters/wsshell"}},
 	{dir: "examples", own: []string{"."}, external: []string{"*"}},
 	{dir: "tests", own: []string{"."}, external: []string{"*"}},
 }

@@ -53,6 +53,8 @@ type inStream struct {
 	window domain.Window
 	most   int64 // the largest window
 	ahead  int64 // of the window, what room gave
+	asked  int   // how often room was asked
+	came   int64 // bytes, in all
 	left   int64 // of the block that is being read
 	closed error // nobody reads any more, for this reason: what comes is dropped
 	err    error // how it ends, once the queue is empty
@@ -82,12 +84,8 @@ func (s *inStream) receive(b *block) error {
 	}
 	var grant int64
 	if s.err == nil && s.closed == nil {
-		if size := s.window.Size(); size < s.most && s.room != nil {
-			if got := s.room(s.most - size); got > 0 {
-				s.ahead += got
-				grant = s.window.Grow(got)
-			}
-		}
+		s.came += n
+		grant = s.grow()
 		b = s.push(b)
 		s.more.Signal()
 	} else {
@@ -101,6 +99,26 @@ func (s *inStream) receive(b *block) error {
 		s.grant(grant)
 	}
 	return nil
+}
+
+// grow makes the window larger, and returns what to grant: at the first output as much as a sender of
+// version 1 may have, since most shells say little; and up to the most once it has been filled.
+func (s *inStream) grow() (grant int64) {
+	size := s.window.Size()
+	target := min(s.most, domain.ShellAhead)
+	if s.asked > 0 {
+		target = s.most
+	}
+	if s.room == nil || s.asked > 1 || target <= size || s.asked == 1 && s.came < size {
+		return 0
+	}
+	s.asked++
+	got := s.room(target - size)
+	if got == 0 {
+		return 0
+	}
+	s.ahead += got
+	return s.window.Grow(got)
 }
 
 // push queues a block, or a copy of what is in it: then the block is returned.
