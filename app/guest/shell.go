@@ -173,11 +173,14 @@ func (s *shell) run() domain.Report {
 			ended = nil
 		case missing = <-outputs:
 			outputs = nil
-		case <-hungUp: // with a terminal, the end of the input is the end of the shell
+		case <-hungUp: // with a terminal, the end of the input is the end of the shell, which has been told by now
 			hungUp = nil
-			s.kill(0)
+			s.kill(KillGrace)
 		case <-over:
 			over, timedOut = nil, ended != nil
+			if s.asked.TTY {
+				_ = s.process.Stdin().Close() // a shell at a terminal ignores SIGTERM, but no hang-up
+			}
 			s.kill(KillGrace)
 		case <-dying:
 			dying, cut = nil, outputs != nil

@@ -173,8 +173,16 @@ func TestShellHangsUp(t *testing.T) {
 		s.shell.stdin.Close()
 		synctest.Wait()
 		s.same("what it saw", []string{"input ended", "killed"}, s.process.events)
-		s.same("kills", []time.Duration{0}, s.process.kills)
+		s.same("kills", []time.Duration{KillGrace}, s.process.kills)
 		s.wantExit(byGrace)
+	})
+}
+
+// A shell at a terminal ignores SIGTERM: a time-out hangs up first, or it would last for the whole grace.
+func TestShellTimeoutHangsUp(t *testing.T) {
+	withShell(t, domain.ShellSpec{TTY: true, Timeout: time.Minute}, asAsked, func(s *shellWorld) {
+		<-s.shell.Done()
+		s.same("what it saw", []string{"input ended", "killed"}, s.process.events)
 	})
 }
 
