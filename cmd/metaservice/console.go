@@ -116,11 +116,11 @@ type shown struct {
 func (c *console) attach(session ports.ShellSession) attached {
 	resized, ignore := c.resizes()
 	defer ignore()
+	c.follow(session)
 	if c.typed {
 		c.terminal.raw()
 		defer c.terminal.restore()
 	}
-	c.follow(session)
 	input := c.relayInput(session)
 	defer input.stop()
 	outputs := make(chan shown, 2)
@@ -131,6 +131,11 @@ func (c *console) attach(session ports.ShellSession) attached {
 	go relay(c.to.out, session.StdoutPipe()) // ends with the shell; where nobody reads what it wrote, with the process
 	go relay(c.to.err, session.StderrPipe()) // so does this
 	a := attached{spec: c.spec}
+	defer func() {
+		if c.typed && (a.cause != nil || a.err != nil) {
+			fmt.Fprintln(c.terminal.say) // the cursor is wherever the shell left it
+		}
+	}()
 	abort := func(why error) {
 		if a.cause == nil {
 			a.cause = why

@@ -31,6 +31,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == shimCommand {
 		os.Exit(processes.ShimMain(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == guardCommand {
+		os.Exit(guardMain())
+	}
 	catchPipes()
 	os.Exit(execute(os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
 }

@@ -7,6 +7,9 @@ import (
 	"golang.org/x/term"
 )
 
+// guardCommand is the hidden first argument under which metaservice guards a terminal that is raw.
+const guardCommand = "terminal-guard"
+
 // terminal is the one that metaservice was started in, if there is one.
 type terminal struct {
 	keys  int   // the descriptor that is typed into
@@ -15,6 +18,7 @@ type terminal struct {
 
 	mu     sync.Mutex  // guards what follows
 	before *term.State // nil while it isn't raw
+	guard  *guard
 }
 
 func newTerminal(to streams, say *outlet) *terminal {
@@ -60,10 +64,15 @@ func (t *terminal) raw() {
 	if t.before != nil {
 		return
 	}
-	if before, err := term.MakeRaw(t.keys); err == nil {
-		t.before = before
-		t.say.raw.Store(true)
+	guard := newGuard(t.keys)
+	before, err := term.MakeRaw(t.keys)
+	if err != nil {
+		guard.end()
+		return
 	}
+	guard.watch()
+	t.before, t.guard = before, guard
+	t.say.raw.Store(true)
 }
 
 // again is for a terminal that was raw, and may have been changed by a shell that had us stopped meanwhile.
@@ -83,7 +92,8 @@ func (t *terminal) restore() {
 		return
 	}
 	_ = term.Restore(t.keys, t.before) // a terminal that is gone needs none
-	t.before = nil
+	t.guard.end()
+	t.before, t.guard = nil, nil
 	t.say.raw.Store(false)
 }
 

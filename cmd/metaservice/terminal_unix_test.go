@@ -18,6 +18,15 @@ import (
 	"github.com/hexworker/metaservice/domain"
 )
 
+// TestMain is the guard of a test's terminal, too.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == guardCommand {
+		os.Exit(guardMain())
+	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // of the guards: each test waits for its own
+	os.Exit(m.Run())
+}
+
 // screen is a terminal, with who types at it, and a console on it.
 func screen(t *testing.T) (typist, slave *os.File, c *console) {
 	t.Helper()

@@ -278,6 +278,17 @@ func deaf(ts *testscript.TestScript, neg bool, args []string) {
 	finish(ts, cmd, args[0], 0)
 }
 
+func unfed(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, args, 2, "unfed CODE PROGRAM [ARG...]")
+	reader, writer, err := os.Pipe()
+	ts.Check(err)
+	defer reader.Close()
+	defer writer.Close()
+	cmd := command(ts, args[1:])
+	cmd.Stdin = reader
+	finish(ts, cmd, args[0], 0)
+}
+
 func terminal(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, neg, args, 2, "terminal CODE PROGRAM [ARG...]")
 	master, slave, err := pty.Open()

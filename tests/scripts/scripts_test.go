@@ -33,8 +33,11 @@ func TestMain(m *testing.M) {
 //	address NAME                   wait until NAME serves, and set ADDRESS to where
 //	gone FILE                      wait until no process has the id that a file holds
 //	deaf CODE PROGRAM [ARG...]     run it with a standard output that nobody reads any more
+//	unfed CODE PROGRAM [ARG...]    run it with a standard input that stays open, and empty
 //	terminal CODE PROGRAM [ARG...] run it with a terminal for its standard error
 //	json FILE FIELD VALUE          a field of a JSON file, such as artifacts.0.kind, must be VALUE
+//	tmux COMMAND [ARG...]          a command of tmux, for terminals of the script's own
+//	screen PATTERN                 wait until what a terminal of tmux shows matches
 func TestScripts(t *testing.T) {
 	bin := build(t)
 	testscript.Run(t, testscript.Params{
@@ -44,7 +47,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "within": within, "start": start, "unread": unread, "signal": sendSignal, "ends": ends,
 			"until": until, "address": address, "gone": gone, "deaf": deaf, "terminal": terminal,
-			"json": field,
+			"unfed": unfed, "json": field, "tmux": tmux, "screen": screen,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
@@ -56,6 +59,7 @@ func TestScripts(t *testing.T) {
 			tmp := env.Getenv("TMPDIR")
 			env.Defer(func() { // before the folder goes
 				children.end()
+				endTmux(env)
 				for _, left := range leftovers(env.WorkDir, tmp) {
 					t.Errorf("%s left behind %s", filepath.Base(env.WorkDir), left)
 				}
