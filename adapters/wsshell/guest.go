@@ -123,8 +123,6 @@ func (g *GuestShell) control(f domain.Frame) error {
 	case domain.FrameAbort:
 		g.finish(domain.ErrShellAborted)
 		g.stdin.abort(domain.ErrShellAborted)
-		g.stdout.end(domain.ErrShellAborted)
-		g.stderr.end(domain.ErrShellAborted)
 	}
 	return nil
 }
@@ -141,8 +139,10 @@ func (g *GuestShell) finish(err error) {
 	if !g.exited {
 		g.err = err
 	}
-	close(g.done)
 	g.stdin.end(err)
+	g.stdout.end(err)
+	g.stderr.end(err)
+	close(g.done) // whoever sees that sees the rest
 }
 
 // Stdin implements ports.GuestShell.

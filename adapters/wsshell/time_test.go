@@ -1,0 +1,215 @@
+package wsshell_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hexworker/metaservice/domain"
+)
+
+// memoryListener hands out connections in memory, for bubbles. What goes through them is lost once lost is
+// set: then nobody hears of anything any more, as when a machine or a network is gone.
+type memoryListener struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+	lost  atomic.Bool
+}
+
+func newMemoryListener() *memoryListener {
+	return &memoryListener{conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+func (l *memoryListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *memoryListener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+func (l *memoryListener) Addr() net.Addr { return &net.UnixAddr{Name: "memory", Net: "memory"} }
+
+func (l *memoryListener) dial(context.Context) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	l.conns <- &lossyConn{theirs, &l.lost}
+	return &lossyConn{ours, &l.lost}, nil
+}
+
+// lossyConn loses what is written, be it the end.
+type lossyConn struct {
+	net.Conn
+	lost *atomic.Bool
+}
+
+func (c *lossyConn) Write(p []byte) (int, error) {
+	if c.lost.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *lossyConn) Close() error {
+	if c.lost.Load() {
+		return c.SetDeadline(time.Unix(1, 0)) // it ends here, and the other side doesn't hear of it
+	}
+	return c.Conn.Close()
+}
+
+// inBubble runs a test with both ends of a shell, where time is faked.
+func inBubble(t *testing.T, spec domain.ShellSpec, test func(t *testing.T, p *pair, l *memoryListener)) {
+	t.Helper()
+	for name, features := range versions {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				listener := newMemoryListener()
+				test(t, connect(t, listener, listener.dial, features, spec), listener)
+			})
+		})
+	}
+}
+
+// Two ends that have nothing to say to each other for a day are both still there, and a word gets through.
+func TestAShellMayBeIdle(t *testing.T) {
+	inBubble(t, domain.ShellSpec{}, func(t *testing.T, p *pair, _ *memoryListener) {
+		time.Sleep(24 * time.Hour)
+		go io.WriteString(p.host.StdinPipe(), "hello")
+		got := make([]byte, 5)
+		if _, err := io.ReadFull(p.guest.Stdin(), got); err != nil || string(got) != "hello" {
+			t.Errorf("%q, %v", got, err)
+		}
+		if err := p.guest.Exit(t.Context(), domain.Report{Reason: domain.ReasonExited}); err != nil {
+			t.Errorf("Exit: %v", err)
+		}
+		if success, err := p.host.Wait(); !success || err != nil {
+			t.Errorf("Wait: %v, %v", success, err)
+		}
+	})
+}
+
+// Where the other side has vanished, either end gives up 45 s after it was last heard, which is 15 s at most
+// before: the guest is told so that it kills the process, and the host never takes it for an end.
+func TestAnEndThatVanishes(t *testing.T) {
+	inBubble(t, domain.ShellSpec{}, func(t *testing.T, p *pair, l *memoryListener) {
+		time.Sleep(time.Hour)
+		start := time.Now()
+		l.lost.Store(true)
+		<-p.guest.Done()
+		if took := time.Since(start); took < 30*time.Second || took > 60*time.Second {
+			t.Errorf("the guest gives up after %s", took)
+		}
+		if err := p.guest.Err(); err == nil || errors.Is(err, domain.ErrShellAborted) {
+			t.Errorf("Err: %v", err)
+		}
+		if _, err := p.guest.Stdin().Read(make([]byte, 1)); err == nil || err == io.EOF {
+			t.Errorf("the guest's input ends with %v", err)
+		}
+		if _, err := p.guest.Stdout().Write([]byte("x")); err == nil {
+			t.Error("the guest can write")
+		}
+		if _, err := p.host.Wait(); !errors.Is(err, domain.ErrNonFatalInternalError) {
+			t.Errorf("Wait: %v", err)
+		}
+		<-p.served
+		if took := time.Since(start); took > 60*time.Second {
+			t.Errorf("the host gives up after %s", took)
+		}
+	})
+}
+
+// An abort is told to the guest at once. What the host holds of a guest that doesn't react is gone after
+// 6 s, and its caller has waited for nothing.
+func TestAnAbortLingersFor6s(t *testing.T) {
+	inBubble(t, domain.ShellSpec{}, func(t *testing.T, p *pair, _ *memoryListener) {
+		start := time.Now()
+		if err := p.host.Abort(); err != nil {
+			t.Error(err)
+		}
+		if _, err := p.host.Wait(); !errors.Is(err, domain.ErrShellAborted) {
+			t.Errorf("Wait: %v", err)
+		}
+		<-p.guest.Done()
+		if err := p.guest.Err(); !errors.Is(err, domain.ErrShellAborted) {
+			t.Errorf("Err: %v", err)
+		}
+		if took := time.Since(start); took != 0 {
+			t.Errorf("it took %s", took)
+		}
+		<-p.served
+		if took := time.Since(start); took != 6*time.Second {
+			t.Errorf("the host's end is gone after %s", took)
+		}
+	})
+}
+
+// A guest that says that all is gone frees the host earlier.
+func TestAnAbortedGuestSaysSo(t *testing.T) {
+	inBubble(t, domain.ShellSpec{}, func(t *testing.T, p *pair, _ *memoryListener) {
+		start := time.Now()
+		if err := p.host.Abort(); err != nil {
+			t.Error(err)
+		}
+		<-p.guest.Done()
+		time.Sleep(3 * time.Second)
+		_ = p.guest.Exit(t.Context(), domain.Report{ExitCode: 137, Signal: "SIGKILL", Reason: domain.ReasonKilled})
+		<-p.served
+		if took := time.Since(start); took != 3*time.Second {
+			t.Errorf("the host's end is gone after %s", took)
+		}
+	})
+}
+
+// A guest whose host vanishes just as it tells its exit doesn't wait for it for ever, nor beyond its context.
+func TestAnExitThatNobodyHears(t *testing.T) {
+	for patience, want := range map[time.Duration]time.Duration{time.Hour: 10 * time.Second, time.Second: time.Second} {
+		inBubble(t, domain.ShellSpec{}, func(t *testing.T, p *pair, l *memoryListener) {
+			l.lost.Store(true)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			start := time.Now()
+			_ = p.guest.Exit(ctx, domain.Report{Reason: domain.ReasonExited})
+			if took := time.Since(start); took > want {
+				t.Errorf("with %s to go it took %s", patience, took)
+			}
+			select {
+			case <-p.guest.Done():
+			default:
+				t.Error("it is not done")
+			}
+		})
+	}
+}
+
+// The end of Serve's context breaks a shell off, with its cause.
+func TestServesContextEnds(t *testing.T) {
+	inBubble(t, domain.ShellSpec{}, func(t *testing.T, p *pair, _ *memoryListener) {
+		why := errors.New("the machine is gone")
+		p.cancel(why)
+		for range 2 {
+			if _, err := p.host.Wait(); !errors.Is(err, why) || !errors.Is(err, domain.ErrNonFatalInternalError) {
+				t.Errorf("Wait: %v", err)
+			}
+			if _, err := io.ReadAll(p.host.StdoutPipe()); !errors.Is(err, why) {
+				t.Errorf("standard output: %v", err)
+			}
+		}
+		<-p.served
+		<-p.guest.Done()
+		if err := p.guest.Err(); err == nil || errors.Is(err, domain.ErrShellAborted) {
+			t.Errorf("Err: %v", err)
+		}
+	})
+}
