@@ -138,7 +138,7 @@ func TestNATFromInside(t *testing.T) {
 		},
 	}
 	machine := newMachine(t, func(c *qemu.Config) { c.NAT, c.World = true, world })
-	outcome, said := run(t, machine, "wget -q -O - http://world.example/ && wget -q -O - http://192.0.2.1/; wget -q -T 5 -O - http://192.0.2.2/ || echo none")
+	outcome, said := run(t, machine, "wget -q -O - http://world.example/ && wget -q -O - http://192.0.2.1/; nc -w 5 192.0.2.2 80 </dev/null 2>/dev/null || echo none")
 	if outcome.Status != domain.StatusSuccess || said != "this is world.example\nthis is 192.0.2.1\nnone\n" {
 		t.Errorf("%s, %v: %q", outcome.Status, outcome.Err, said)
 	}
@@ -201,23 +201,24 @@ ping -c 1 -W 5 169.254.169.254 >/dev/null && echo itself: answered
 func TestPeerBehindTheGuest(t *testing.T) {
 	const script = `
 exec 2>&1
-ip link add veth0 type veth || { modprobe veth && ip link add veth0 type veth; } || { echo no veth; exit 0; }
+# The other end is given the first name that is free, which is veth0.
+ip link add door type veth 2>/dev/null || { modprobe veth && ip link add door type veth; } || { echo no veth; exit 0; }
 unshare -n sleep 1000 & peer=$!
 while [ "$(readlink /proc/$peer/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.1; done
-ip link set veth1 netns $peer
-ip link set veth0 up
+ip link set veth0 netns $peer
+ip link set door up
 behind() { nsenter -n -t $peer "$@"; }
-behind sh -c 'ip link set veth1 up; ip addr add 169.254.169.2/32 dev veth1; ip route add default dev veth1'
+behind sh -c 'ip link set veth0 up; ip addr add 169.254.169.2/32 dev veth0; ip route add default dev veth0'
 echo 1 >/proc/sys/net/ipv4/ip_forward
-echo 1 >/proc/sys/net/ipv4/conf/veth0/proxy_arp
-echo 0 >/proc/sys/net/ipv4/neigh/veth0/proxy_delay
+echo 1 >/proc/sys/net/ipv4/conf/door/proxy_arp
+echo 0 >/proc/sys/net/ipv4/neigh/door/proxy_delay
 arp -s 169.254.169.254 5a:94:ef:e4:0c:dd
 ip addr del 169.254.169.2/24 dev eth0
 ip route add 169.254.169.254/32 dev eth0
-ip route add 169.254.169.2/32 dev veth0
+ip route add 169.254.169.2/32 dev door
 behind ping -c 1 -W 5 169.254.169.254 >/dev/null && echo ping: answered
 behind nc -w 3 169.254.169.254 80 </dev/null && echo connected || echo no connection
-ip route del 169.254.169.2/32 dev veth0
+ip route del 169.254.169.2/32 dev door
 ip route del 169.254.169.254/32 dev eth0
 ip addr add 169.254.169.2/24 dev eth0
 nc -w 3 169.254.169.254 80 </dev/null && echo itself: connected
