@@ -8,9 +8,10 @@
 //     gets no context that ends, and its writes don't fail: frameConn notes a failure, and lets what has been
 //     received be read to its end.
 //   - It writes on after its close frame, and answers a close frame with a second one: frameConn drops both.
-//   - Its Close waits without limit for a hostile peer: the connection has a deadline by then.
-//   - It takes a message for whole whose peer died between two of its frames: nothing here ends by the
-//     end of a message, and all that has a length is checked.
-//   - It reads empty frames and answers pings without end: frameConn counts what comes beside data.
+//   - Its Close waits without limit for a hostile peer: nobody calls it.
+//   - It takes a message for whole whose peer died between two of its frames: frameConn counts those that are.
+//   - It answers pings on the goroutine that reads, without end, and takes any guessed pong for an answer:
+//     frameConn takes both out, and what is written is no concern of the reader.
+//   - It reads empty frames without end: frameConn counts what comes beside data.
 //   - As the dialing end it writes 4 KiB at a time: frameConn gathers a frame.
 package wsshell

@@ -19,42 +19,43 @@ const (
 	// frameOverhead is what counts as of use in a message beside its payload: a masked frame's header has
 	// no more than 14 bytes.
 	frameOverhead = 16
-
-	opcodeClose = 8
 )
 
 // errFlood is a peer that sends little but frames that are of no use: pings, empty fragments, messages of
 // unknown types.
 var errFlood = errors.New("the peer floods the connection with frames that carry nothing")
 
-// frameConn is the connection below the library. It knows where the frames that are written begin and end,
-// so that a frame leaves in one write, however it was made. One goroutine at a time writes, and one reads;
-// the library sees to that.
+// frameConn is the connection below the library. It knows where frames begin and end: one that is written
+// leaves in one write, however it was made, and of those that are read, pings and pongs are taken out. One
+// goroutine at a time writes, and one reads; the library sees to that.
 type frameConn struct {
 	net.Conn
+	guest  bool        // this is the guest's end, which masks what it writes
 	onFail func(error) // is told the first failure to write
-	plain  atomic.Bool // what is written are no frames yet
+	plain  atomic.Bool // what goes either way are no frames yet
 
-	// The writer's own.
-	gathered []byte // of the frame that is being written; from a pool, and nil between frames
-	head     [14]byte
-	headLen  int   // bytes of head that are there
+	writing  sync.Mutex // held from a frame's first byte to its last; guards what follows, but for the atomics
+	gathered []byte     // of the frame that is being written; from a pool, and nil between frames
+	head     frameHead
 	rest     int64 // of the frame's payload
 	deadline time.Time
-	closing  bool // the frame that is being written is a close frame
 	closed   bool // a close frame was written: nothing may follow
 	failed   atomic.Bool
 	last     atomic.Pointer[time.Time] // nothing may be written after it
 
 	// The reader's own.
+	early []byte // that had come with the handshake
+	in    controls
 	loose float64 // bytes of no use that may still come
 	room  float64
 	since time.Time
 }
 
-func newFrameConn(conn net.Conn, maxMessage int) *frameConn {
+func newFrameConn(conn net.Conn, guest bool, maxMessage int) *frameConn {
 	room := float64(looseRoom + maxMessage)
-	return &frameConn{Conn: conn, onFail: func(error) {}, loose: room, room: room, since: time.Now()}
+	c := &frameConn{Conn: conn, guest: guest, onFail: func(error) {}, loose: room, room: room, since: time.Now()}
+	c.in = controls{masked: !guest, closes: func() { c.hurry(time.Now().Add(lastWrite)) }}
+	return c
 }
 
 // gatherSize is room for a frame of the largest block.
@@ -68,12 +69,17 @@ func (c *frameConn) Write(p []byte) (int, error) {
 		return c.Conn.Write(p)
 	}
 	for rest := p; len(rest) > 0; {
+		if c.head.n == 0 {
+			c.writing.Lock()
+		}
 		n, end := c.scan(rest)
 		if !c.closed {
 			c.put(rest[:n], end)
 		}
-		if end && c.closing {
-			c.closed = true
+		if end {
+			c.closed = c.closed || c.head.opcode() == opcodeClose
+			c.head.n = 0
+			c.writing.Unlock()
 		}
 		rest = rest[n:]
 	}
@@ -82,59 +88,26 @@ func (c *frameConn) Write(p []byte) (int, error) {
 
 // scan finds how much of p belongs to the frame that is being written, and whether that ends there.
 func (c *frameConn) scan(p []byte) (n int, end bool) {
-	for n < len(p) && !c.haveHead() {
-		c.head[c.headLen] = p[n]
-		c.headLen++
-		n++
-		if c.haveHead() {
-			c.rest = c.payload()
-			c.closing = c.head[0]&0x0f == opcodeClose
+	if !c.head.whole() {
+		n = c.head.take(p)
+		if !c.head.whole() {
+			return n, false
 		}
-	}
-	if !c.haveHead() {
-		return n, false
+		c.rest = c.head.payload()
 	}
 	take := min(int64(len(p)-n), c.rest)
 	c.rest -= take
-	n += int(take)
-	if c.rest == 0 {
-		c.headLen = 0
-		return n, true
-	}
-	return n, false
+	return n + int(take), c.rest == 0
 }
 
-// headSize is how long the header is, as far as it is known: RFC 6455, section 5.2.
-func (c *frameConn) headSize() int {
-	size := 2
-	if c.headLen < size {
-		return size
-	}
-	switch c.head[1] & 0x7f {
-	case 126:
-		size += 2
-	case 127:
-		size += 8
-	}
-	if c.head[1]&0x80 != 0 {
-		size += 4
-	}
-	return size
-}
-
-func (c *frameConn) haveHead() bool { return c.headLen >= c.headSize() }
-
-func (c *frameConn) payload() (n int64) {
-	switch short := c.head[1] & 0x7f; short {
-	case 126:
-		return int64(c.head[2])<<8 | int64(c.head[3])
-	case 127:
-		for _, b := range c.head[2:10] {
-			n = n<<8 | int64(b)
-		}
-		return n
-	default:
-		return int64(short)
+// writeControl writes a control frame, once the frame that is being written is out. That it can't is onFail's
+// to know.
+func (c *frameConn) writeControl(opcode byte, payload []byte) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if !c.closed && !c.failed.Load() {
+		c.send(appendControl(nil, opcode, payload, c.guest))
+		c.closed = opcode == opcodeClose
 	}
 }
 
@@ -200,22 +173,50 @@ func (c *frameConn) extendDeadline() {
 	}
 }
 
-// hurry bounds the write that is under way, and all that follow.
+// hurry bounds the write that is under way, and all that follow. No later bound puts it off.
 func (c *frameConn) hurry(deadline time.Time) {
-	c.last.Store(&deadline)
+	for {
+		last := c.last.Load()
+		if last != nil && last.Before(deadline) {
+			return
+		}
+		if c.last.CompareAndSwap(last, &deadline) {
+			break
+		}
+	}
 	_ = c.Conn.SetWriteDeadline(deadline)
 }
 
 // Read counts what comes, until useful says what it was good for.
 func (c *frameConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	now := time.Now()
-	c.loose = min(c.loose+now.Sub(c.since).Seconds()*looseRate, c.room) - float64(n)
-	c.since = now
-	if c.loose < 0 {
-		return 0, errFlood
+	if c.plain.Load() { // the handshake's answer, and no byte of what follows it
+		return c.Conn.Read(p[:min(len(p), 1)])
 	}
-	return n, err
+	for {
+		n, err := c.receive(p)
+		now := time.Now()
+		c.loose = min(c.loose+now.Sub(c.since).Seconds()*looseRate, c.room) - float64(n)
+		c.since = now
+		if c.loose < 0 {
+			return 0, errFlood
+		}
+		n, wrong := c.in.pass(p[:n])
+		if wrong != nil {
+			return n, wrong
+		}
+		if n > 0 || err != nil || len(p) == 0 {
+			return n, err
+		}
+	}
+}
+
+func (c *frameConn) receive(p []byte) (int, error) {
+	if len(c.early) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.early)
+	c.early = c.early[n:]
+	return n, nil
 }
 
 // useful notes that a message of n bytes was of use; what it took beside its payload is fine, too.

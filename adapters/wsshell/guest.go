@@ -2,6 +2,7 @@ package wsshell
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -44,7 +45,7 @@ func Dial(ctx context.Context, target Target) (*GuestShell, error) {
 		if err != nil {
 			return nil, err
 		}
-		conn = newFrameConn(raw, domain.Shell2Message)
+		conn = newFrameConn(raw, true, domain.Shell2Message)
 		conn.plain.Store(true)
 		return conn, nil
 	}}
@@ -200,7 +201,7 @@ func (g *GuestShell) hangUp(ctx context.Context) error {
 	g.conn.hurry(time.Now().Add(hangUp))
 	stop := context.AfterFunc(ctx, func() { g.end(context.Cause(ctx)) })
 	defer stop()
-	_ = g.ws.Close(websocket.StatusNormalClosure, "") // it ends when reading does, or after 5 s
+	g.sendControl(opcodeClose, binary.BigEndian.AppendUint16(nil, uint16(websocket.StatusNormalClosure)))
 	<-g.gone
 	g.mu.Lock()
 	defer g.mu.Unlock()

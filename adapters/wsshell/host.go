@@ -2,6 +2,7 @@ package wsshell
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -98,7 +99,10 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h.conn = newFrameConn(conn, h.maxMessage)
+	h.conn = newFrameConn(conn, false, h.maxMessage)
+	early, _ := rw.Reader.Peek(rw.Reader.Buffered()) // which is there
+	h.conn.early = bytes.Clone(early)
+	rw.Reader.Reset(h.conn)
 	rw.Writer.Reset(h.conn)
 	return h.conn, rw, nil
 }

@@ -171,10 +171,10 @@ func TestThreats18To20AFloodEndsTheShell(t *testing.T) {
 					}
 					began, sent := time.Now(), 0
 					err := a.sends(flood.begin)
-					for ; err == nil && sent < 16<<20; sent += len(flood.frame) {
-						if err = a.sends(flood.frame); sent%1000 == 0 {
-							synctest.Wait() // the host keeps up
-						}
+					some := bytes.Repeat(flood.frame, 4<<10/len(flood.frame))
+					for ; err == nil && sent < 16<<20; sent += len(some) {
+						err = a.sends(some)
+						synctest.Wait() // the host keeps up
 					}
 					err = a.over()
 					if took := time.Since(began); took > 2*time.Second {
@@ -250,10 +250,11 @@ func TestThreat23MessagesOfOneByteArrive(t *testing.T) {
 				const size = 60 << 10 // what needs no credit
 				want := random(size)
 				go func() {
+					var all []byte
 					for i := range want {
-						_ = a.sends(output(domain.Stdout, want[i:i+1]))
+						all = append(all, output(domain.Stdout, want[i:i+1])...)
 					}
-					_ = a.sends(output(domain.Stdout, nil), exit(true))
+					_ = a.sends(all, output(domain.Stdout, nil), exit(true))
 				}()
 				got, err := io.ReadAll(a.host.StdoutPipe())
 				if err != nil || !bytes.Equal(got, want) {
@@ -381,15 +382,16 @@ func TestThreat24AStalledCloseIsCut(t *testing.T) {
 		then   []byte // again and again
 		closes bool   // the shell is over with it
 	}{
-		"silence":                 {frames: [][]byte{exit(true)}},
-		"a frame of 2^40 bytes":   {frames: [][]byte{exit(true), header(opBinary, 1<<40)}},
-		"a piece of a frame":      {frames: [][]byte{exit(true), {0x82}}},
-		"another exit":            {frames: [][]byte{exit(true)}, then: exit(false)},
-		"pings":                   {frames: [][]byte{exit(true)}, then: frame(opPing)},
-		"output":                  {frames: [][]byte{exit(true)}, then: output(domain.Stdout, []byte("x"))},
-		"a close frame":           {frames: [][]byte{exit(true), closing(1000)}, closes: true},
-		"a close frame, and more": {frames: [][]byte{exit(true), closing(1000)}, then: frame(opPing), closes: true},
-		"half a close frame":      {frames: [][]byte{exit(true), closing(1000)[:3]}},
+		"silence":                       {frames: [][]byte{exit(true)}},
+		"a frame of 2^40 bytes":         {frames: [][]byte{exit(true), header(opBinary, 1<<40)}},
+		"a piece of a frame":            {frames: [][]byte{exit(true), {0x82}}},
+		"another exit":                  {frames: [][]byte{exit(true)}, then: exit(false)},
+		"pings":                         {frames: [][]byte{exit(true)}, then: frame(opPing)},
+		"output":                        {frames: [][]byte{exit(true)}, then: output(domain.Stdout, []byte("x"))},
+		"a close frame":                 {frames: [][]byte{exit(true), closing(1000)}, closes: true},
+		"a close frame, and more":       {frames: [][]byte{exit(true), closing(1000)}, then: frame(opPing), closes: true},
+		"a close frame without an exit": {frames: [][]byte{closing(1000)}, closes: true},
+		"half a close frame":            {frames: [][]byte{exit(true), closing(1000)[:3]}},
 	} {
 		for _, writing := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, host writing %v", name, writing), func(t *testing.T) {
@@ -512,6 +514,68 @@ func TestTheHostsCloseFrameIsItsLast(t *testing.T) {
 				t.Errorf("the close frame is number %d of %d", at, len(all))
 			}
 			a.conn.Close()
+		}
+	})
+}
+
+// I8: a ping came while a block was being written to a guest that didn't read. The library waited for its turn
+// to answer, on the goroutine that reads, and after 5 s dropped all that had been received, the exit with it.
+func TestAPongThatCantBeWrittenLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := attack(t, version2, domain.ShellSpec{})
+		want := random(100_000)
+		if err := a.sends(ack(domain.Stdin, 1<<20)); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		go a.host.StdinPipe().Write(make([]byte, 1<<20)) // more than the socket holds
+		synctest.Wait()
+		go func() {
+			_ = a.sends(frame(opPing, 1), output(domain.Stdout, want[:50_000]))
+			time.Sleep(6 * time.Second)
+			_ = a.sends(frame(opPing, 2), output(domain.Stderr, want[50_000:]), exit(true))
+		}()
+		for stream, want := range map[io.Reader][]byte{a.host.StdoutPipe(): want[:50_000], a.host.StderrPipe(): want[50_000:]} {
+			if got, err := io.ReadAll(stream); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%d bytes of %d came, %v", len(got), len(want), err)
+			}
+		}
+		if success, err := a.host.Wait(); !success || err != nil {
+			t.Errorf("the result is %v, %v", success, err)
+		}
+		<-a.served
+	})
+}
+
+// A guest that stops for a while, such as a virtual machine that is moved, is the same one when it goes on.
+func TestAGuestMayStopForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := attack(t, version2, domain.ShellSpec{})
+		if err := a.sends(ack(domain.Stdin, 1<<20)); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		written := make(chan error, 1)
+		go func() {
+			_, err := a.host.StdinPipe().Write(make([]byte, 1<<20))
+			written <- err
+		}()
+		time.Sleep(25 * time.Second) // the host's pings come due meanwhile
+		frames := a.reads(true)
+		if err := <-written; err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+		if err := a.sends(frame(opPing, 1, 2, 3), exit(true)); err != nil {
+			t.Error(err)
+		}
+		if success, err := a.host.Wait(); !success || err != nil {
+			t.Errorf("the result is %v, %v", success, err)
+		}
+		<-a.served
+		a.conn.Close()
+		if !slices.ContainsFunc(<-frames, func(f received) bool { return f.opcode == opPong && bytes.Equal(f.payload, []byte{1, 2, 3}) }) {
+			t.Error("its ping was never answered")
 		}
 	})
 }

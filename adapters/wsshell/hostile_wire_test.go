@@ -85,7 +85,7 @@ func (e *linkEnd) arm(after int, kind cutKind) {
 	if after >= 0 {
 		e.link.kind = kind
 	}
-	e.link.isCut = after == 0
+	e.link.isCut = e.link.isCut || after == 0
 	e.link.more.Broadcast()
 }
 

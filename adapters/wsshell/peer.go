@@ -1,11 +1,14 @@
 package wsshell
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,12 +55,13 @@ type peer struct {
 	turn  chan struct{}  // held by whoever sends a message
 	wake  chan struct{}  // room for one: there is something in pending
 	over  chan struct{}  // closed when nothing is sent any more
-	tasks sync.WaitGroup // the sender, and the pings that are out
+	tasks sync.WaitGroup // the sender
+	alive *time.Timer    // ends it all when no ping of ours is answered
 
 	mu       sync.Mutex // guards what follows
 	pending  pending
-	heard    time.Time // when a ping of ours was answered last
-	cause    error     // why it is over
+	pings    []nonce // of ours that may still be answered
+	cause    error   // why it is over
 	writeErr error
 	lastRead time.Time // nothing is read after it, unless it is zero
 }
@@ -68,7 +72,12 @@ type pending struct {
 	size   *domain.Frame
 	hold   bool // the size
 	abort  bool
+	ping   bool
+	pong   []byte // its payload, unless it is nil
 }
+
+// nonce is what a ping says, and its answer: nobody can know it who hasn't got the ping.
+type nonce [8]byte
 
 func newPeer(v2 bool) *peer {
 	p := &peer{
@@ -77,7 +86,6 @@ func newPeer(v2 bool) *peer {
 		turn:  make(chan struct{}, 1),
 		wake:  make(chan struct{}, 1),
 		over:  make(chan struct{}),
-		heard: time.Now(),
 	}
 	if v2 {
 		p.block = domain.Shell2Block
@@ -121,6 +129,8 @@ func (p *peer) start(ws *websocket.Conn, conn *frameConn) {
 	p.ws, p.conn = ws, conn
 	ws.SetReadLimit(int64(p.maxMessage()))
 	conn.onFail = p.writeFailed
+	conn.in.ping, conn.in.pong = p.pinged, p.ponged
+	p.alive = time.AfterFunc(silence, func() { p.end(errSilent) })
 	p.tasks.Go(p.sendPending)
 }
 
@@ -193,6 +203,7 @@ func (p *peer) end(err error) {
 		err = p.writeErr // the one led to the other
 	}
 	p.cause = err
+	p.alive.Stop()
 	p.mu.Unlock()
 	p.conn.Conn.Close() // not the library's, which waits
 	p.ended(err)        // who has better words for it than err says them first
@@ -214,15 +225,8 @@ func (p *peer) sendPending() {
 			return
 		case <-p.wake:
 			p.flush()
-		case now := <-pings.C:
-			p.mu.Lock()
-			silent := now.Sub(p.heard) >= silence
-			p.mu.Unlock()
-			if silent {
-				p.end(errSilent)
-				return
-			}
-			p.tasks.Go(p.ping)
+		case <-pings.C:
+			p.ask(func(todo *pending) { todo.ping = true })
 		}
 	}
 }
@@ -235,6 +239,12 @@ func (p *peer) flush() {
 		p.pending.size, todo.size = todo.size, nil
 	}
 	p.mu.Unlock()
+	if todo.pong != nil {
+		p.sendControl(opcodePong, todo.pong)
+	}
+	if todo.ping {
+		p.ping()
+	}
 	var buf [8]byte
 	for stream, n := range todo.credit {
 		if n > 0 {
@@ -250,26 +260,47 @@ func (p *peer) flush() {
 	}
 }
 
-// ping sends a ping, and waits for its own answer: others don't count.
+// ping sends a ping.
 func (p *peer) ping() {
+	var n nonce
+	_, _ = rand.Read(n[:]) // which never fails
+	p.mu.Lock()
+	p.pings = append(p.pings, n)
+	if len(p.pings) > int(silence/pingEvery) {
+		p.pings = p.pings[1:]
+	}
+	p.mu.Unlock()
+	p.sendControl(opcodePing, n[:])
+}
+
+// ponged takes a pong. One that answers none of our pings says nothing of the peer.
+func (p *peer) ponged(payload []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	answered := slices.ContainsFunc(p.pings, func(n nonce) bool { return bytes.Equal(payload, n[:]) })
+	if answered && p.cause == nil {
+		p.alive.Reset(silence)
+	}
+}
+
+// pinged has a ping answered. Of several, the newest is enough: RFC 6455, section 5.5.3.
+func (p *peer) pinged(payload []byte) {
+	p.ask(func(todo *pending) { todo.pong = append(make([]byte, 0, maxControl), payload...) })
+}
+
+// sendControl sends a control frame behind the message that is being sent.
+func (p *peer) sendControl(opcode byte, payload []byte) {
 	select {
-	case p.turn <- struct{}{}: // behind a message that is being sent: the library waits for 5 s at most
+	case p.turn <- struct{}{}:
+		p.conn.writeControl(opcode, payload)
 		<-p.turn
 	case <-p.over:
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), silence)
-	defer cancel()
-	if p.ws.Ping(ctx) == nil {
-		p.mu.Lock()
-		p.heard = time.Now()
-		p.mu.Unlock()
 	}
 }
 
 // read reads messages until the connection ends, and returns why it did.
 func (p *peer) read() error {
-	for {
+	for messages := int64(1); ; messages++ {
 		kind, r, err := p.ws.Reader(context.Background())
 		if err != nil {
 			return readError(err)
@@ -281,6 +312,10 @@ func (p *peer) read() error {
 		if b.end, err = readMessage(r, b.buf[:p.maxMessage()+1]); err != nil {
 			putBlock(b)
 			return readError(err)
+		}
+		if p.conn.in.messages < messages { // the library has taken the end of the connection for the message's
+			putBlock(b)
+			return errEnded
 		}
 		if err := p.handle(b); err != nil {
 			return err

@@ -1,0 +1,75 @@
+package wsshell
+
+import (
+	"encoding/binary"
+	"math"
+)
+
+// The opcodes that matter here: RFC 6455, section 11.8.
+const (
+	opcodeClose = 8
+	opcodePing  = 9
+	opcodePong  = 10
+)
+
+const (
+	finalBit   = 0x80
+	maskBit    = 0x80
+	maxControl = 125 // bytes in a control frame
+)
+
+// frameHead is the header of a websocket frame, as far as it has come: RFC 6455, section 5.2.
+type frameHead struct {
+	buf [14]byte
+	n   int
+}
+
+// take takes what belongs to the header, and returns how much that is.
+func (h *frameHead) take(p []byte) (n int) {
+	for n < len(p) && !h.whole() {
+		h.buf[h.n] = p[n]
+		h.n++
+		n++
+	}
+	return n
+}
+
+func (h *frameHead) whole() bool { return h.n >= h.size() }
+
+// size is how long the header is, as far as it is known.
+func (h *frameHead) size() int {
+	size := 2
+	if h.n < size {
+		return size
+	}
+	switch h.buf[1] &^ maskBit {
+	case 126:
+		size += 2
+	case 127:
+		size += 8
+	}
+	if h.masked() {
+		size += 4
+	}
+	return size
+}
+
+// opcode is known from the first byte on.
+func (h *frameHead) opcode() byte { return h.buf[0] & 0x0f }
+
+func (h *frameHead) masked() bool { return h.buf[1]&maskBit != 0 }
+
+// key is the mask.
+func (h *frameHead) key() []byte { return h.buf[h.n-4 : h.n] }
+
+// payload is the length of what follows.
+func (h *frameHead) payload() int64 {
+	switch short := h.buf[1] &^ maskBit; short {
+	case 126:
+		return int64(binary.BigEndian.Uint16(h.buf[2:]))
+	case 127:
+		return int64(min(binary.BigEndian.Uint64(h.buf[2:]), math.MaxInt64))
+	default:
+		return int64(short)
+	}
+}
