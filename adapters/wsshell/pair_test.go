@@ -31,6 +31,12 @@ var version2 = domain.Features{domain.FeatureExec, domain.FeatureShell2}
 // connect connects both ends over listener, which is dial's other side.
 func connect(t testing.TB, listener net.Listener, dial func(context.Context) (net.Conn, error), features domain.Features, spec domain.ShellSpec) *pair {
 	t.Helper()
+	return connectOn(t, listener, dial, features, ports.ShellTerms{Spec: spec, Memory: plenty{}})
+}
+
+// connectOn is connect on other terms.
+func connectOn(t testing.TB, listener net.Listener, dial func(context.Context) (net.Conn, error), features domain.Features, terms ports.ShellTerms) *pair {
+	t.Helper()
 	p := &pair{served: make(chan struct{})}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	p.cancel = cancel
@@ -40,7 +46,7 @@ func connect(t testing.TB, listener net.Listener, dial func(context.Context) (ne
 		if err := wsshell.CheckHandshake(r); err != nil {
 			t.Error(err)
 		}
-		host, err := wsshell.Accept(w, r, features, ports.ShellTerms{Spec: spec, Memory: plenty{}})
+		host, err := wsshell.Accept(w, r, features, terms)
 		if err != nil {
 			t.Error(err)
 		}

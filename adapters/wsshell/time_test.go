@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
 )
 
 // memoryListener hands out connections in memory, for bubbles. What goes through them is lost once lost is
@@ -212,4 +213,41 @@ func TestServesContextEnds(t *testing.T) {
 			t.Errorf("Err: %v", err)
 		}
 	})
+}
+
+// Where a guest's memory is used up, its windows stay as they are. An output that was closed while a block
+// of it was half read kept that block's share, which was nearly all of it: the guest stood still.
+func TestAClosedOutputGivesAllOfItsWindowBack(t *testing.T) {
+	for name, features := range versions {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				listener := newMemoryListener()
+				p := connectOn(t, listener, listener.dial, features, ports.ShellTerms{})
+				written := make(chan error, 1)
+				go func() {
+					_, err := p.guest.Stdout().Write(make([]byte, 1<<20))
+					written <- err
+				}()
+				synctest.Wait()
+				if _, err := io.ReadFull(p.host.StdoutPipe(), make([]byte, 100)); err != nil {
+					t.Fatal(err)
+				}
+				if err := p.host.StdoutPipe().Close(); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+				select {
+				case err := <-written:
+					if err != nil {
+						t.Error(err)
+					}
+				default:
+					t.Error("the guest stands still")
+				}
+				if _, err := p.host.StdoutPipe().Read(make([]byte, 1)); !errors.Is(err, io.ErrClosedPipe) {
+					t.Errorf("a read after Close: %v", err)
+				}
+			})
+		})
+	}
 }
