@@ -36,6 +36,7 @@ type link struct {
 type way struct {
 	room   int // bytes that fit into the reader's buffer
 	buf    []byte
+	armed  bool
 	passed []byte // since arm
 	limit  int    // of passed, where the link is cut; negative is never
 	closed bool   // by the writer
@@ -81,7 +82,7 @@ func newLink() (guest, host *linkEnd) {
 func (e *linkEnd) arm(after int, kind cutKind) {
 	e.link.mu.Lock()
 	defer e.link.mu.Unlock()
-	e.out.passed, e.out.limit = nil, after
+	e.out.armed, e.out.passed, e.out.limit = true, nil, after
 	if after >= 0 {
 		e.link.kind = kind
 	}
@@ -114,7 +115,9 @@ func (e *linkEnd) Read(p []byte) (int, error) {
 			return 0, os.ErrDeadlineExceeded
 		case len(e.in.buf) > 0:
 			n := copy(p, e.in.buf)
-			e.in.buf = e.in.buf[n:]
+			if e.in.buf = e.in.buf[n:]; len(e.in.buf) == 0 {
+				e.in.buf = nil
+			}
 			l.more.Broadcast()
 			return n, nil
 		case l.isCut && l.kind == cutRST:
@@ -147,7 +150,9 @@ func (e *linkEnd) Write(p []byte) (n int, err error) {
 			room, l.isCut = left, true
 		}
 		e.out.buf = append(e.out.buf, p[:room]...)
-		e.out.passed = append(e.out.passed, p[:room]...)
+		if e.out.armed {
+			e.out.passed = append(e.out.passed, p[:room]...)
+		}
 		n += room
 		p = p[room:]
 		l.more.Broadcast()
@@ -370,9 +375,14 @@ type attacker struct {
 // attack begins a shell over a link. It must be over when the test ends.
 func attack(t testing.TB, features domain.Features, spec domain.ShellSpec) *attacker {
 	t.Helper()
+	return attackWith(t, features, ports.ShellTerms{Spec: spec})
+}
+
+func attackWith(t testing.TB, features domain.Features, terms ports.ShellTerms) *attacker {
+	t.Helper()
 	ours, theirs := newLink()
 	a := &attacker{t: t, conn: ours, theirs: theirs, served: make(chan struct{})}
-	a.host = accept(t, theirs, features, ports.ShellTerms{Spec: spec})
+	a.host = accept(t, theirs, features, terms)
 	go func() {
 		defer close(a.served)
 		a.host.Serve(t.Context())

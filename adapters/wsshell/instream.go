@@ -143,12 +143,17 @@ func (s *inStream) push(b *block) *block {
 	return b
 }
 
-// newTail is a block to copy into: as large as what the stream seems to need.
+// newTail is a block to copy n bytes into, or some of them: as large as what the stream seems to need, and
+// no larger than a good part of its window, which is what it may hold.
 func (s *inStream) newTail(n int) *block {
-	if len(s.queue) > 0 || n > firstBlock {
+	size := int(min(s.window.Size()/4, blockSize))
+	if len(s.queue) == 0 {
+		size = firstBlock
+	}
+	if size = max(size, min(n, blockSize)); size > blockSize/2 {
 		return getBlock()
 	}
-	return &block{buf: make([]byte, firstBlock)}
+	return &block{buf: make([]byte, size)}
 }
 
 // end ends the stream, once: what was received can be read still.
