@@ -76,7 +76,11 @@ func makeImage(folder string) (vmimage.Image, error) {
 	if err != nil {
 		return vmimage.Image{}, err
 	}
-	newer, err := archiveOf(tools)
+	files := map[string]string{"sbin/guest-tools": tools}
+	if veth := findVeth(); veth != "" {
+		files["veth.ko"] = veth
+	}
+	newer, err := archiveOf(files)
 	if err != nil {
 		return vmimage.Image{}, err
 	}
@@ -116,23 +120,39 @@ func findImage() (vmimage.Image, error) {
 	return found, nil
 }
 
-// archiveOf is an initramfs with guest-tools alone: the kernel lays it over what came before.
-func archiveOf(tools string) ([]byte, error) {
-	program, err := os.ReadFile(tools)
-	if err != nil {
-		return nil, err
+// findVeth finds the module for virtual Ethernet where 'make image' has taken an image's modules from;
+// images don't have it, since a guest needs none.
+func findVeth() string {
+	caches, err := os.UserCacheDir()
+	if err != nil || os.Getenv("METASERVICE_IMAGE") != "" { // which may have another kernel
+		return ""
 	}
+	found, _ := filepath.Glob(filepath.Join(caches, "metaservice", "kit", "lib", "modules", "*", "kernel", "drivers", "net", "veth.ko"))
+	if len(found) != 1 {
+		return ""
+	}
+	return found[0]
+}
+
+// archiveOf is an initramfs with a few programs: the kernel lays it over what came before.
+func archiveOf(files map[string]string) ([]byte, error) {
 	var archive bytes.Buffer
 	zip := gzip.NewWriter(&archive)
 	w := cpio.NewWriter(zip)
-	if err := w.WriteHeader(&cpio.Header{Name: "sbin/guest-tools", Mode: cpio.TypeReg | 0o755, Size: int64(len(program))}); err != nil {
-		return nil, err
+	for name, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		if err := w.WriteHeader(&cpio.Header{Name: name, Mode: cpio.TypeReg | 0o755, Size: int64(len(data))}); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(data); err != nil {
+			return nil, err
+		}
 	}
-	_, err = w.Write(program)
-	if err = errors.Join(err, w.Close(), zip.Close()); err != nil {
-		return nil, err
-	}
-	return archive.Bytes(), nil
+	err := errors.Join(w.Close(), zip.Close())
+	return archive.Bytes(), err
 }
 
 // needVM ends a test that can't boot anything.
