@@ -21,10 +21,11 @@ var environment = []string{
 // Main is init. It never returns: the kernel panics when its first process ends.
 func Main() {
 	o, err := prepare()
+	if err == nil {
+		err = bringUp(o) // a disk's init need know nothing of the network
+	}
 	if err == nil && o.root != "" && inInitramfs() {
 		err = switchRoot(o) // returns only what it failed with
-	} else if err == nil {
-		err = bringUp(o)
 	}
 	act := powerOff
 	if err == nil {

@@ -12,6 +12,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
+// resolvFile says who looks names up.
+const resolvFile = "/etc/resolv.conf"
+
 // linkPatience is how long the network's device may take to appear once its driver is loaded.
 const linkPatience = 10 * time.Second
 
@@ -30,6 +33,9 @@ func setUpNetwork(o options) error {
 		return fmt.Errorf("%s can't be brought up: %w", link.Attrs().Name, err)
 	}
 	if o.dhcp {
+		if addresses, err := netlink.AddrList(link, netlink.FAMILY_V4); err == nil && len(addresses) > 0 {
+			return nil // the initramfs has asked already
+		}
 		return askDHCP(link.Attrs().Name)
 	}
 	if err := configure(link, o); err != nil {
@@ -38,7 +44,7 @@ func setUpNetwork(o options) error {
 	if len(o.dns) == 0 {
 		return nil
 	}
-	if err := os.WriteFile("/etc/resolv.conf", []byte(resolvConf(o.dns)), 0o644); err != nil {
+	if err := os.WriteFile(resolvFile, []byte(resolvConf(o.dns)), 0o644); err != nil {
 		say("no names can be looked up: %v", err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,9 @@ func switchRoot(o options) error {
 	program, err := findInit(newRoot, o.init)
 	if err != nil {
 		return err
+	}
+	if err := takeResolvers(newRoot); err != nil {
+		say("the disk keeps its own %s: %v", resolvFile, err)
 	}
 	if err := moveMounts(newRoot); err != nil {
 		return err
@@ -78,6 +82,25 @@ func findInit(root, named string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("there is no init on the disk: none of %q", candidates)
+}
+
+// takeResolvers takes along who looks names up, where that is known.
+func takeResolvers(dir string) error {
+	text, err := os.ReadFile(resolvFile)
+	if err != nil || len(text) == 0 {
+		return nil
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	name := strings.TrimPrefix(resolvFile, "/")
+	// It may be a link to where a service is yet to write.
+	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return root.WriteFile(name, text, 0o644)
 }
 
 // moveMounts takes what is mounted along.

@@ -61,8 +61,8 @@ func TestTheOpenRCScriptIsOne(t *testing.T) {
 		t.Errorf("%v: %s", err, said)
 	}
 	// openrc-run sources it, and then runs what these name.
-	said, err := exec.Command("/bin/sh", "-c", `RC_SVCNAME=guest-tools; . "$1"; need() { echo "need $*"; }; depend; echo "$command $command_args $pidfile"`, "sh", script).CombinedOutput()
-	if want := "need net\n" + installed + " run /run/guest-tools.pid\n"; err != nil || string(said) != want {
+	said, err := exec.Command("/bin/sh", "-c", `RC_SVCNAME=guest-tools; . "$1"; after() { echo "after $*"; }; depend; echo "$command $command_args $pidfile"`, "sh", script).CombinedOutput()
+	if want := "after net\n" + installed + " run /run/guest-tools.pid\n"; err != nil || string(said) != want {
 		t.Errorf("it says %q, %v, want %q", said, err, want)
 	}
 }
