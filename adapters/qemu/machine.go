@@ -47,3 +47,7 @@ func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Gu
 		slog.Int("cpus", wish.cpus), slog.Bool("nat", wish.nat), slog.String("acceleration", string(acceleration)))
 	return g, nil
 }
+
+// Isolated tells that guests reach neither their host's files nor its processes, and no network: where a
+// task may be let out, it is false.
+func (m *Machine) Isolated() bool { return !m.config.AllowNAT }

@@ -235,6 +235,16 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+func TestIsolated(t *testing.T) {
+	for _, test := range []struct{ nat, allowed, want bool }{{false, false, true}, {true, false, false}, {false, true, false}} {
+		c := config(t, "")
+		c.NAT, c.AllowNAT = test.nat, test.allowed
+		if got := machine(t, c).Isolated(); got != test.want {
+			t.Errorf("%+v: %v", test, got)
+		}
+	}
+}
+
 func TestArguments(t *testing.T) {
 	c := config(t, "")
 	c.Image.Disk, c.Image.DiskFormat = "disk,1.qcow2", vmimage.FormatQCOW2

@@ -2,6 +2,7 @@ package vmnet_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"io"
@@ -36,7 +37,7 @@ func TestGuestReachesTheMetadataAddress(t *testing.T) {
 	})}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(n.Listener()) }()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(_, _ string) (net.Conn, error) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return g.dial(metadata, patience)
 	}}}
 	response, err := client.Post("http://"+metadata+"/", "", bytes.NewReader(payload))
