@@ -30,8 +30,8 @@ func shellCommand(to streams) *cobra.Command {
 	var guest guestFlags
 	cmd := &cobra.Command{
 		Use:   "shell [flags] [-- COMMAND [ARGUMENT...]]",
-		Short: "Open a shell in a guest on this machine",
-		Long: `Start a guest, as run does, and run a command in it with this terminal; without a
+		Short: "Open a shell in a guest that is started for it",
+		Long: `Start a guest and run a command in it with this terminal; without a
 command, the guest's own shell. Where standard input or output is no terminal, the command
 gets none either, and its streams are passed on byte for byte. Its exit status is this
 command's, and the guest ends with it. Ctrl-] three times within a second gives a shell up

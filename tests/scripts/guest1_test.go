@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"os"
 	"strings"
+
+	"github.com/gorilla/websocket"
 )
 
 // guest1 is a guest of version 1, as images have it that were baked years ago: it says no hello, and
@@ -18,6 +20,8 @@ import (
 //
 //	true, false    succeed or fail
 //	wait           go on until it is killed, then fail
+//
+// Its shell reads its input to the end, tells what it was asked for, and succeeds.
 //
 // Of the files that it is asked for, each holds its own path; "missing" is one that isn't there, and
 // "slow" one that never ends. The folder /evil has names that lead out of it, /locked files that can't
@@ -66,7 +70,11 @@ func (p *player) play() error {
 }
 
 func (p *player) poll() error {
-	var action struct{ ID, Type, Path string }
+	var action struct {
+		ID, Type, Path string
+		Command        []string
+		TTY            bool
+	}
 	if err := p.get("/poll", &action); err != nil {
 		return err
 	}
@@ -82,6 +90,8 @@ func (p *player) poll() error {
 		return p.send(http.MethodPost, reply, "", strings.NewReader(action.Path))
 	case "list-folder":
 		return p.send(http.MethodPost, reply, "", folder(action.Path))
+	case "exec-shell":
+		return p.shell(reply, action.Command, action.TTY)
 	case "kill-process":
 		if err := p.send(http.MethodPost, reply, "", nil); err != nil {
 			return err
@@ -91,6 +101,36 @@ func (p *player) poll() error {
 			return err
 		}
 		return p.send(http.MethodPut, "/failed", "", nil)
+	}
+	return nil
+}
+
+// shell plays a shell of version 1: [type][data], where type 0 is data of a stream, and 5 the exit.
+func (p *player) shell(reply string, command []string, tty bool) error {
+	socket, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(p.host, "http")+reply, nil)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	var input []byte
+	for {
+		_, message, err := socket.ReadMessage()
+		if err != nil {
+			return err
+		}
+		if message[0] != 0 {
+			continue
+		}
+		if len(message) == 2 {
+			break
+		}
+		input = append(input, message[2:]...)
+	}
+	text := fmt.Sprintf("guest1 plays %q, terminal %v, with the input %q\n", command, tty, input)
+	for _, message := range [][]byte{append([]byte{0, 1}, text...), {0, 1}, {0, 2}, {5, 0}} {
+		if err := socket.WriteMessage(websocket.BinaryMessage, message); err != nil {
+			return err
+		}
 	}
 	return nil
 }
