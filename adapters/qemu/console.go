@@ -71,7 +71,6 @@ var ends = []struct{ says, means string }{
 	{"Kernel panic - not syncing", "the guest's kernel panicked"},
 	{"reboot: Restarting system", "the guest rebooted"},
 	{"reboot: Power down", "the guest was powered off"},
-	{"reboot: System halted", "the guest was halted"},
 }
 
 // cause is what a console's last words tell about why the guest ended. It is the guest's own word, good

@@ -52,7 +52,6 @@ func TestDeath(t *testing.T) {
 	}{
 		"reboot":    {`printf '[ 1.0] reboot: Restarting system\r\n'`, []string{"the guest rebooted (QEMU: exit status 0)", `last lines of its console: "[ 1.0] reboot: Restarting system"`}},
 		"power off": {`echo 'reboot: Power down'`, []string{"the guest was powered off"}},
-		"halt":      {`echo 'reboot: System halted'`, []string{"the guest was halted"}},
 		"panic":     {`echo 'Kernel panic - not syncing: sysrq triggered crash'; echo 'reboot: Restarting system'`, []string{"the guest's kernel panicked", "sysrq"}},
 		"memory":    {`echo 'Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled'`, []string{"the guest ran out of memory"}},
 		"escapes":   {`printf 'a\033[31mred'; echo words >&2; exit 3`, []string{`the guest's machine ended (QEMU: exit status 3); QEMU says "words"`, `"a\x1b[31mred"`}},
