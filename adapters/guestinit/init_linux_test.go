@@ -113,6 +113,18 @@ func TestGuestToolsThatStayDontKeepTheMachine(t *testing.T) {
 	}
 }
 
+func TestWhatIsLeftBehindIsAskedAndThenKilled(t *testing.T) {
+	t.Parallel()
+	start := time.Now()
+	g := boot(t, setup{acts: "stubborn exit"})
+	if got := g.end(); got != poweredOff {
+		t.Errorf("the machine ended with %v", got)
+	}
+	if said := g.said(); !strings.Contains(said, "left behind: <nil>") || time.Since(start) < killPatience {
+		t.Errorf("after %v the console has\n%s", time.Since(start), said)
+	}
+}
+
 func TestABadCommandLineIsTheLastThingOnTheConsole(t *testing.T) {
 	t.Parallel()
 	g := boot(t, setup{acts: "look exit", line: "metaservice.net=bootp\n"})

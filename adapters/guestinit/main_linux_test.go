@@ -155,6 +155,8 @@ func standIn() {
 			look()
 		case "orphan":
 			orphan()
+		case "stubborn":
+			stubborn()
 		case "exit":
 			os.Exit(3)
 		case "wait":
@@ -226,6 +228,18 @@ func orphan() {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// stubborn leaves a process behind that doesn't end when it is asked to.
+func stubborn() {
+	cmd := exec.Command("/bin/sh", "-c", `trap "" TERM; echo stubborn; while :; do sleep 1; done`)
+	told, err := cmd.StdoutPipe()
+	if err != nil || cmd.Start() != nil {
+		fmt.Println("nothing stubborn was started")
+		return
+	}
+	_, err = told.Read(make([]byte, 1)) // then its trap is set
+	fmt.Println("left behind:", err)
 }
 
 func childrenOfInit() (count int) {

@@ -82,19 +82,26 @@ func supervise(c command) (action, error) {
 // reap waits for every child there is and will be, until there is none. It tells when this one has ended.
 func reap(child int) <-chan unix.WaitStatus {
 	ended := make(chan unix.WaitStatus, 1)
-	go func() {
-		for {
-			var status unix.WaitStatus
-			pid, err := unix.Wait4(-1, &status, unix.WALL, nil)
-			switch {
-			case errors.Is(err, unix.ECHILD):
-				return
-			case err == nil && pid == child:
-				ended <- status
-			}
+	go reapAll(func(pid int, status unix.WaitStatus) {
+		if pid == child {
+			ended <- status
 		}
-	}()
+	})
 	return ended
+}
+
+// reapAll waits for children until there is none.
+func reapAll(each func(pid int, status unix.WaitStatus)) {
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, unix.WALL, nil)
+		switch {
+		case errors.Is(err, unix.ECHILD):
+			return
+		case err == nil:
+			each(pid, status)
+		}
+	}
 }
 
 func describe(status unix.WaitStatus) string {
@@ -115,17 +122,20 @@ func end(act action) {
 	os.Exit(1)
 }
 
-// killAll asks all other processes to end, and then makes them.
+// killAll asks all other processes to end, and then makes them. kill(2) can't tell whether there are any:
+// it counts the kernel's threads. But all are children of init once their own parents are gone.
 func killAll() {
-	if unix.Kill(-1, unix.SIGTERM) != nil {
-		return // there are none
-	}
-	deadline := time.Now().Add(killPatience)
-	for time.Now().Before(deadline) {
-		if unix.Kill(-1, 0) != nil {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		reapAll(func(int, unix.WaitStatus) {})
+	}()
+	for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		_ = unix.Kill(-1, signal)
+		select {
+		case <-gone:
 			return
+		case <-time.After(killPatience):
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
-	_ = unix.Kill(-1, unix.SIGKILL)
 }

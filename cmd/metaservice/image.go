@@ -69,7 +69,7 @@ same files make the same image.`,
 	flags.StringVarP(&config.Output, "output", "o", "", "make this `DIR`")
 	flags.StringVar(&config.GuestTools, "guest-tools", "", "take this `FILE` in (default guest-tools beside metaservice, or on PATH)")
 	flags.StringArrayVar(&config.More, "module", nil, "load this module, too, by its `NAME`; may be repeated")
-	flags.StringVar(&config.Append, "append", "", "add this `TEXT` to the kernel's command line")
+	flags.StringVar(&config.Append, "append", "quiet", "add this `TEXT` to the kernel's command line")
 	flags.StringVar(&memory, "memory", "", "give the guest this much memory, a `SIZE` (default 256MiB)")
 	flags.IntVar(&config.CPUs, "cpus", 0, "give the guest `N` processors (default 1)")
 	return cmd
