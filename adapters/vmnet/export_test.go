@@ -1,9 +1,12 @@
 package vmnet
 
-// MaxClosing is for the test of it.
-const MaxClosing = maxClosing
+// Limits, for the tests of them.
+const (
+	MaxClosing    = maxClosing
+	ReceiveBuffer = receiveBuffer
+)
 
-// AnswerDHCP is for fuzzing, Admitted too.
+// What is tested by itself.
 var (
 	AnswerDHCP = answerDHCP
 	Admitted   = admitted

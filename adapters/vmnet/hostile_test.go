@@ -236,3 +236,36 @@ func TestConnectionsThatDoNotEnd(t *testing.T) {
 	// Those that are many are reset, and the guest's own stack ends them for good.
 	eventually(t, "the host goes on with all of them", func() bool { return len(resets) >= rounds-vmnet.MaxClosing })
 }
+
+// What nobody reads stays with the guest, but for one buffer.
+func TestConnectionThatNobodyReads(t *testing.T) {
+	n, conn := network(t, vmnet.Config{})
+	g := newGuest(t, conn, itself)
+	small := &tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 4 << 10, Max: 4 << 10}
+	if err := g.stack.SetTransportProtocolOption(header.TCPProtocolNumber, small); err != nil {
+		t.Fatal(err)
+	}
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		if c, err := n.Listener().Accept(); err == nil {
+			accepted <- c
+		}
+	}()
+	c := g.mustDial(t, metadata)
+	defer (<-accepted).Close()
+	c.SetWriteDeadline(time.Now().Add(time.Second))
+	sent := 0
+	for block := make([]byte, 4<<10); ; {
+		written, err := c.Write(block)
+		sent += written
+		if err != nil {
+			break
+		}
+		if sent > 8<<20 {
+			t.Fatalf("the host took %d bytes that nobody reads", sent)
+		}
+	}
+	if most := vmnet.ReceiveBuffer + 128<<10; sent > most || sent < vmnet.ReceiveBuffer/2 {
+		t.Errorf("the host took %d bytes that nobody reads, there should be %d at most", sent, most)
+	}
+}
