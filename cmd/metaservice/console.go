@@ -114,6 +114,7 @@ type shown struct {
 // reads then has hurryPatience, and after one signal more no time at all. The terminal is as it was when
 // attach returns, or panics.
 func (c *console) attach(session ports.ShellSession) attached {
+	r := &relay{console: c, session: session, outputs: make(chan shown, 2), end: attached{spec: c.spec}}
 	resized, ignore := c.resizes()
 	defer ignore()
 	c.follow(session)
@@ -121,63 +122,76 @@ func (c *console) attach(session ports.ShellSession) attached {
 		c.terminal.raw()
 		defer c.terminal.restore()
 	}
-	input := c.relayInput(session)
-	defer input.stop()
-	outputs := make(chan shown, 2)
-	relay := func(to io.Writer, from io.ReadCloser) {
-		defer c.terminal.restoreInPanic()
-		outputs <- show(to, from)
+	r.input = c.relayInput(session)
+	defer r.input.stop()
+	go r.output(c.to.out, session.StdoutPipe()) // ends with the shell; where nobody reads what it wrote, with the process
+	go r.output(c.to.err, session.StderrPipe()) // so does this
+	r.wait(resized)
+	if c.typed && (r.end.cause != nil || r.end.err != nil) {
+		fmt.Fprintln(c.terminal.say) // the cursor is wherever the shell left it
 	}
-	go relay(c.to.out, session.StdoutPipe()) // ends with the shell; where nobody reads what it wrote, with the process
-	go relay(c.to.err, session.StderrPipe()) // so does this
-	a := attached{spec: c.spec}
-	defer func() {
-		if c.typed && (a.cause != nil || a.err != nil) {
-			fmt.Fprintln(c.terminal.say) // the cursor is wherever the shell left it
-		}
-	}()
-	abort := func(why error) {
-		if a.cause == nil {
-			a.cause = why
-		}
-		_ = session.Abort() // one that has ended is fine
-	}
-	done, first := session.Done(), c.signals.first
+	return r.end
+}
+
+// relay is a shell whose streams are being passed on.
+type relay struct {
+	*console
+	session ports.ShellSession
+	input   relayed
+	outputs chan shown
+	end     attached
+}
+
+func (r *relay) output(to io.Writer, from io.ReadCloser) {
+	defer r.terminal.restoreInPanic()
+	r.outputs <- show(to, from)
+}
+
+// wait waits until the shell is over, and ends it where it is to be ended from here.
+func (r *relay) wait(resized <-chan os.Signal) {
+	done, first := r.session.Done(), r.signals.first
 	var patience <-chan time.Time
 	for open := 2; open > 0 || done != nil; {
 		select {
 		case <-done:
 			done = nil
-			input.stop()
-			a.result, a.err = session.Result(context.Background())
-			if a.cause != nil || a.timedOut() {
+			r.input.stop()
+			r.end.result, r.end.err = r.session.Result(context.Background())
+			if r.end.cause != nil || r.end.timedOut() {
 				patience = time.After(hurryPatience)
 			}
-		case end := <-outputs:
+		case output := <-r.outputs:
 			open--
-			if end.unwritten != nil {
-				abort(end.unwritten)
+			r.end.lost = errors.Join(r.end.lost, output.lost)
+			if output.unwritten != nil {
+				r.abort(output.unwritten)
 			}
-			a.lost = errors.Join(a.lost, end.lost)
-		case <-input.givenUp:
-			input.givenUp = nil
-			abort(errGivenUp)
+		case <-r.input.givenUp:
+			r.input.givenUp = nil
+			r.abort(errGivenUp)
 		case <-resized:
-			c.terminal.again()
-			c.follow(session)
+			r.terminal.again()
+			r.follow(r.session)
 		case <-first:
 			first = nil
-			abort(errInterrupted)
+			r.abort(errInterrupted)
 			patience = time.After(hurryPatience)
-		case <-c.signals.second:
-			abort(errInterrupted)
-			return a
+		case <-r.signals.second:
+			r.abort(errInterrupted)
+			return
 		case <-patience:
-			a.lost = errors.Join(a.lost, errUnread)
-			return a
+			r.end.lost = errors.Join(r.end.lost, errUnread)
+			return
 		}
 	}
-	return a
+}
+
+// abort ends the shell. The first reason counts.
+func (r *relay) abort(why error) {
+	if r.end.cause == nil {
+		r.end.cause = why
+	}
+	_ = r.session.Abort() // one that has ended is fine
 }
 
 func (a attached) timedOut() bool {

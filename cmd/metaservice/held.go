@@ -11,7 +11,7 @@ import (
 type held struct {
 	to io.Writer
 
-	mu   sync.Mutex // guards what follows, and is held while what was kept goes on
+	mu   sync.Mutex // guards what follows, and is held for whole writes: what was kept goes first
 	free bool       // nothing is kept any more
 	file *os.File   // nil while there is nothing to keep
 }
@@ -19,9 +19,8 @@ type held struct {
 // Write implements io.Writer.
 func (h *held) Write(p []byte) (int, error) {
 	h.mu.Lock()
-	free := h.free
 	defer h.mu.Unlock()
-	if free {
+	if h.free {
 		return h.to.Write(p)
 	}
 	if h.file == nil {
