@@ -1,12 +1,16 @@
 package wsshell
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hexworker/metaservice/domain"
 )
 
 const (
@@ -25,134 +29,96 @@ const (
 // unknown types.
 var errFlood = errors.New("the peer floods the connection with frames that carry nothing")
 
-// frameConn is the connection below the library. It knows where frames begin and end: one that is written
-// leaves in one write, however it was made, and of those that are read, pings and pongs are taken out. One
-// goroutine at a time writes, and one reads; the library sees to that.
+// errControl is a ping or a pong that RFC 6455, section 5.5, doesn't allow.
+var errControl = fmt.Errorf("%w: a ping or a pong that can't be one", domain.ErrInvalidFrame)
+
+// frameConn is the connection below the library. What the library is too slow for, or does with a fault,
+// goes by it: whole messages either way, pings and pongs. The library has the handshake, the close frames, and
+// whatever is out of the ordinary: it is the one that knows what else may come.
+//
+// One goroutine reads: by next, and by the library's Read for what next leaves to it.
 type frameConn struct {
 	net.Conn
-	guest  bool        // this is the guest's end, which masks what it writes
-	onFail func(error) // is told the first failure to write
-	plain  atomic.Bool // what goes either way are no frames yet
+	guest  bool                 // this is the guest's end, which masks what it writes
+	most   int                  // bytes in a message that is taken
+	onFail func(error)          // is told the first failure to write
+	pinged func(payload []byte) // is told of a ping, on the reading goroutine
+	ponged func(payload []byte) // likewise of a pong
+	plain  atomic.Bool          // what goes either way are no frames yet
 
-	writing  sync.Mutex // held from a frame's first byte to its last; guards what follows, but for the atomics
-	gathered []byte     // of the frame that is being written; from a pool, and nil between frames
-	head     frameHead
-	rest     int64 // of the frame's payload
+	writing  chan struct{} // held while a frame is written, which may take long; guards what follows, but for the atomics
 	deadline time.Time
 	closed   bool // a close frame was written: nothing may follow
 	failed   atomic.Bool
 	last     atomic.Pointer[time.Time] // nothing may be written after it
 
 	// The reader's own.
-	early []byte // that had come with the handshake
-	in    controls
-	loose float64 // bytes of no use that may still come
-	room  float64
-	since time.Time
+	early   []byte // that had come with the handshake
+	read    *bufio.Reader
+	passing int64 // bytes of a frame that the library is to have still
+	final   bool  // that frame ends a message
+	whole   int64 // messages that the library has had to their ends
+	loose   float64
+	room    float64
+	since   time.Time
 }
+
+// readAhead is what is read beyond what is asked for: a header at least, and with it what is small.
+const readAhead = 4 << 10
 
 func newFrameConn(conn net.Conn, guest bool, maxMessage int) *frameConn {
 	room := float64(looseRoom + maxMessage)
-	c := &frameConn{Conn: conn, guest: guest, onFail: func(error) {}, loose: room, room: room, since: time.Now()}
-	c.in = controls{masked: !guest, closes: func() { c.hurry(time.Now().Add(lastWrite)) }}
+	c := &frameConn{Conn: conn, guest: guest, most: maxMessage, loose: room, room: room, since: time.Now()}
+	c.writing, c.onFail = make(chan struct{}, 1), func(error) {}
+	c.read = bufio.NewReaderSize(counted{c}, readAhead)
 	return c
 }
 
-// gatherSize is room for a frame of the largest block.
-const gatherSize = 136 << 10
-
-var gatherPool = sync.Pool{New: func() any { return new([gatherSize]byte) }}
-
-// Write never fails, to the library: a pong that can't be sent is no reason to drop what has been received.
+// Write is the library's: a handshake, and then close frames, each in one piece. It never fails, to the
+// library: a close frame that can't be sent is no reason to drop what has been received.
 func (c *frameConn) Write(p []byte) (int, error) {
 	if c.plain.Load() {
 		return c.Conn.Write(p)
 	}
-	for rest := p; len(rest) > 0; {
-		if c.head.n == 0 {
-			c.writing.Lock()
-		}
-		n, end := c.scan(rest)
-		if !c.closed {
-			c.put(rest[:n], end)
-		}
-		if end {
-			c.closed = c.closed || c.head.opcode() == opcodeClose
-			c.head.n = 0
-			c.writing.Unlock()
-		}
-		rest = rest[n:]
+	c.writing <- struct{}{}
+	defer func() { <-c.writing }()
+	if c.closed {
+		return len(p), nil
 	}
+	c.closed = len(p) > 0 && p[0]&0x0f == opcodeClose
+	c.send(p)
 	return len(p), nil
 }
 
-// scan finds how much of p belongs to the frame that is being written, and whether that ends there.
-func (c *frameConn) scan(p []byte) (n int, end bool) {
-	if !c.head.whole() {
-		n = c.head.take(p)
-		if !c.head.whole() {
-			return n, false
-		}
-		c.rest = c.head.payload()
+// writeMessage writes a message of n bytes, which stands in a block behind headRoom, as one frame. It is of
+// no use afterwards. That it can't be written is onFail's to know.
+func (c *frameConn) writeMessage(b *block, n int) {
+	frame := putHead(b.buf[:headRoom+n], opcodeBinary, c.guest)
+	c.writing <- struct{}{}
+	defer func() { <-c.writing }()
+	if !c.closed {
+		c.send(frame)
 	}
-	take := min(int64(len(p)-n), c.rest)
-	c.rest -= take
-	return n + int(take), c.rest == 0
 }
 
 // writeControl writes a control frame, once the frame that is being written is out. That it can't is onFail's
 // to know.
 func (c *frameConn) writeControl(opcode byte, payload []byte) {
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	if !c.closed && !c.failed.Load() {
-		c.send(appendControl(nil, opcode, payload, c.guest))
+	var buf [headRoom + maxControl]byte
+	n := copy(buf[headRoom:], payload)
+	frame := putHead(buf[:headRoom+n], opcode, c.guest)
+	c.writing <- struct{}{}
+	defer func() { <-c.writing }()
+	if !c.closed {
 		c.closed = opcode == opcodeClose
-	}
-}
-
-// put gathers a piece of a frame, or sends it with what was gathered.
-func (c *frameConn) put(p []byte, end bool) {
-	if c.failed.Load() {
-		c.release()
-		return
-	}
-	if end && len(c.gathered) == 0 {
-		c.send(p)
-		return
-	}
-	if len(c.gathered)+len(p) > gatherSize {
-		c.flush()
-		if len(p) > gatherSize {
-			c.send(p)
-			return
-		}
-	}
-	if c.gathered == nil {
-		c.gathered = gatherPool.Get().(*[gatherSize]byte)[:0]
-	}
-	c.gathered = append(c.gathered, p...)
-	if end {
-		c.flush()
-		c.release()
-	}
-}
-
-func (c *frameConn) flush() {
-	if len(c.gathered) > 0 {
-		c.send(c.gathered)
-		c.gathered = c.gathered[:0]
-	}
-}
-
-func (c *frameConn) release() {
-	if c.gathered != nil {
-		gatherPool.Put((*[gatherSize]byte)(c.gathered[:gatherSize]))
-		c.gathered = nil
+		c.send(frame)
 	}
 }
 
 func (c *frameConn) send(p []byte) {
+	if c.failed.Load() {
+		return
+	}
 	c.extendDeadline()
 	if _, err := c.Conn.Write(p); err != nil && c.failed.CompareAndSwap(false, true) {
 		c.onFail(fmt.Errorf("the connection can't be written to: %w", err))
@@ -187,27 +153,109 @@ func (c *frameConn) hurry(deadline time.Time) {
 	_ = c.Conn.SetWriteDeadline(deadline)
 }
 
-// Read counts what comes, until useful says what it was good for.
+// next reads a message that is in one frame, as almost all are, into a block, behind headRoom. It is nil where
+// what comes is for the library: a close frame, a fragment, text, or what can't be.
+func (c *frameConn) next() (*block, error) {
+	head, err := c.begin()
+	if err != nil || !head.isMessage() || head.masked() == c.guest || head.payload() > int64(c.most) {
+		return nil, err
+	}
+	n := int(head.payload())
+	_, _ = c.read.Discard(head.n) // which is there
+	b := getBlock()
+	b.at, b.end = headRoom, headRoom+n
+	if _, err := io.ReadFull(c.read, b.buf[b.at:b.end]); err != nil {
+		putBlock(b)
+		return nil, err
+	}
+	if head.masked() {
+		mask(b.buf[b.at:b.end], head.key())
+	}
+	return b, nil
+}
+
+// begin peeks at the next frame's header, once the pings and pongs before it are taken out.
+func (c *frameConn) begin() (head frameHead, err error) {
+	for {
+		head = frameHead{}
+		for !head.whole() {
+			p, err := c.read.Peek(head.size())
+			head.take(p[head.n:])
+			if err != nil {
+				return head, err
+			}
+		}
+		if opcode := head.opcode(); opcode != opcodePing && opcode != opcodePong {
+			return head, nil
+		}
+		if err := c.control(&head); err != nil {
+			return head, err
+		}
+	}
+}
+
+// control takes a ping or a pong out. The library would answer a ping on the goroutine that reads, behind what
+// is being written, and where that takes 5 s it drops what has been received.
+func (c *frameConn) control(head *frameHead) error {
+	if head.buf[0] != finalBit|head.opcode() || head.masked() == c.guest || head.payload() > maxControl {
+		return errControl
+	}
+	var buf [maxControl]byte
+	payload := buf[:head.payload()]
+	_, _ = c.read.Discard(head.n)
+	if _, err := io.ReadFull(c.read, payload); err != nil {
+		return err
+	}
+	if head.masked() {
+		mask(payload, head.key())
+	}
+	if head.opcode() == opcodePing {
+		c.pinged(payload)
+	} else {
+		c.ponged(payload)
+	}
+	return nil
+}
+
+// Read is the library's. It passes one frame on, and not a byte of the one after it: that may be for next.
 func (c *frameConn) Read(p []byte) (int, error) {
 	if c.plain.Load() { // the handshake's answer, and no byte of what follows it
 		return c.Conn.Read(p[:min(len(p), 1)])
 	}
-	for {
-		n, err := c.receive(p)
-		now := time.Now()
-		c.loose = min(c.loose+now.Sub(c.since).Seconds()*looseRate, c.room) - float64(n)
-		c.since = now
-		if c.loose < 0 {
-			return 0, errFlood
-		}
-		n, wrong := c.in.pass(p[:n])
-		if wrong != nil {
-			return n, wrong
-		}
-		if n > 0 || err != nil || len(p) == 0 {
-			return n, err
-		}
+	if len(p) == 0 {
+		return 0, nil
 	}
+	if c.passing == 0 {
+		head, err := c.begin()
+		if err != nil {
+			return 0, err
+		}
+		if head.opcode() == opcodeClose {
+			c.hurry(time.Now().Add(lastWrite))
+		}
+		c.passing = int64(head.n) + min(head.payload(), math.MaxInt64-headRoom)
+		c.final = head.opcode() < opcodeClose && head.buf[0]&finalBit != 0
+	}
+	n, err := c.read.Read(p[:min(int64(len(p)), c.passing)])
+	c.passing -= int64(n)
+	if c.passing == 0 && c.final && n > 0 {
+		c.whole++
+	}
+	return n, err
+}
+
+// counted is the connection, whose bytes are counted until useful says what they were good for.
+type counted struct{ *frameConn }
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.receive(p)
+	now := time.Now()
+	c.loose = min(c.loose+now.Sub(c.since).Seconds()*looseRate, c.room) - float64(n)
+	c.since = now
+	if c.loose < 0 {
+		return 0, errFlood
+	}
+	return n, err
 }
 
 func (c *frameConn) receive(p []byte) (int, error) {

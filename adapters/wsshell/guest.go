@@ -187,10 +187,10 @@ var errExited = errors.New("the shell has ended")
 func (g *GuestShell) say(report domain.Report) error {
 	err := errors.Join(g.stdout.Close(), g.stderr.Close())
 	if g.v2 && err == nil {
-		err = g.send(domain.Frame{Type: domain.FrameReport, Bytes: wire.EncodeReport(report)}.Append(nil))
+		err = g.sendFrame(domain.Frame{Type: domain.FrameReport, Bytes: wire.EncodeReport(report)})
 	}
 	if err == nil {
-		err = g.send(domain.Frame{Type: domain.FrameExit, Success: report.Succeeded()}.Append(nil))
+		err = g.sendFrame(domain.Frame{Type: domain.FrameExit, Success: report.Succeeded()})
 	}
 	return err
 }

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// blockSize is room for the largest message.
-	blockSize = domain.Shell2Message + 1
+	// blockSize is room for the largest message and its frame's header, and for a byte more, which is too many.
+	blockSize = headRoom + domain.Shell2Message + 1
 	// keepWhole is from how many bytes on a message's block is queued as it is; less is copied, so that what
 	// is held is never much more than what was sent.
 	keepWhole = blockSize * 3 / 4

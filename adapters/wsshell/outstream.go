@@ -16,11 +16,14 @@ const smallRead = 4 << 10
 // pipe. What was read before is on its way by then.
 const gather = 100 * time.Microsecond
 
+// dataRoom is what stands in front of a stream's bytes in a block.
+const dataRoom = headRoom + domain.DataHead
+
 // outStream is a stream's sending end: one goroutine writes, and waits for credit.
 type outStream struct {
 	stream domain.Stream
-	block  int // bytes in one message, at most
-	send   func(message []byte) error
+	block  int                         // bytes in one message, at most
+	send   func(b *block, n int) error // as peer.send
 
 	mu     sync.Mutex // guards what follows
 	more   sync.Cond
@@ -30,7 +33,7 @@ type outStream struct {
 	err    error // nothing can be sent any more
 }
 
-func newOutStream(stream domain.Stream, block int, send func([]byte) error) *outStream {
+func newOutStream(stream domain.Stream, block int, send func(*block, int) error) *outStream {
 	s := &outStream{
 		stream: stream,
 		block:  block,
@@ -114,7 +117,7 @@ func (s *outStream) Write(p []byte) (written int, err error) {
 		if err != nil {
 			return written, err
 		}
-		if err := s.sendBlock(b, copy(b.buf[domain.DataHead:], p[:n])); err != nil {
+		if err := s.sendBlock(b, copy(b.buf[dataRoom:], p[:n])); err != nil {
 			return written, err
 		}
 		written += n
@@ -125,8 +128,8 @@ func (s *outStream) Write(p []byte) (written int, err error) {
 
 // sendBlock sends the n bytes that stand in a block behind the head of a message.
 func (s *outStream) sendBlock(b *block, n int) error {
-	b.buf[0], b.buf[1] = byte(domain.FrameData), byte(s.stream)
-	err := s.send(b.buf[:domain.DataHead+n])
+	b.buf[headRoom], b.buf[headRoom+1] = byte(domain.FrameData), byte(s.stream)
+	err := s.send(b, domain.DataHead+n)
 	if err != nil {
 		return cmp.Or(s.isOver(), err)
 	}
@@ -136,15 +139,15 @@ func (s *outStream) sendBlock(b *block, n int) error {
 // ReadFrom implements io.ReaderFrom: io.Copy then copies no byte twice. It reads when it has credit, so
 // that what is not sent stays with the source.
 func (s *outStream) ReadFrom(r io.Reader) (total int64, err error) {
-	small := &block{buf: make([]byte, domain.DataHead+smallRead)}
+	small := &block{buf: make([]byte, dataRoom+smallRead)}
 	b := small
 	defer func() { putBlock(b) }()
 	for {
-		n, err := s.acquire(len(b.buf) - domain.DataHead)
+		n, err := s.acquire(len(b.buf) - dataRoom)
 		if err != nil {
 			return total, err
 		}
-		got, readErr := r.Read(b.buf[domain.DataHead : domain.DataHead+n])
+		got, readErr := r.Read(b.buf[dataRoom : dataRoom+n])
 		s.refund(n - got)
 		if got > 0 {
 			if err := s.sendBlock(b, got); err != nil {
@@ -179,5 +182,5 @@ func (s *outStream) Close() error {
 	s.closed = true
 	s.more.Broadcast()
 	s.mu.Unlock()
-	return s.send([]byte{byte(domain.FrameData), byte(s.stream)})
+	return s.sendBlock(&block{buf: make([]byte, dataRoom)}, 0)
 }

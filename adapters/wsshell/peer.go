@@ -129,7 +129,7 @@ func (p *peer) start(ws *websocket.Conn, conn *frameConn) {
 	p.ws, p.conn = ws, conn
 	ws.SetReadLimit(int64(p.maxMessage()))
 	conn.onFail = p.writeFailed
-	conn.in.ping, conn.in.pong = p.pinged, p.ponged
+	conn.pinged, conn.ponged, conn.most = p.pinged, p.ponged, p.maxMessage()
 	p.alive = time.AfterFunc(silence, func() { p.end(errSilent) })
 	p.tasks.Go(p.sendPending)
 }
@@ -145,8 +145,9 @@ func (p *peer) ask(what func(*pending)) {
 	}
 }
 
-// send sends one message, and blocks while the connection takes no more.
-func (p *peer) send(message []byte) error {
+// send sends a message of n bytes, which stands in a block behind headRoom, and blocks while the connection
+// takes no more. What is in the block is of no use afterwards.
+func (p *peer) send(b *block, n int) error {
 	select {
 	case p.turn <- struct{}{}:
 	case <-p.over:
@@ -158,10 +159,7 @@ func (p *peer) send(message []byte) error {
 		return p.why()
 	default:
 	}
-	if err := p.ws.Write(context.Background(), websocket.MessageBinary, message); err != nil {
-		p.end(err)
-		return p.why()
-	}
+	p.conn.writeMessage(b, n)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.writeErr
@@ -245,20 +243,28 @@ func (p *peer) flush() {
 	if todo.ping {
 		p.ping()
 	}
-	var buf [8]byte
 	for stream, n := range todo.credit {
 		if n > 0 {
 			f := domain.Frame{Type: domain.FrameAck, Stream: domain.Stream(stream), Credit: uint32(n)}
-			_ = p.send(f.Append(buf[:0])) // its end is p.end's to tell
+			_ = p.sendFrame(f) // its end is p.end's to tell
 		}
 	}
 	if todo.size != nil {
-		_ = p.send(todo.size.Append(buf[:0]))
+		_ = p.sendFrame(*todo.size)
 	}
 	if todo.abort {
-		_ = p.send(domain.Frame{Type: domain.FrameAbort}.Append(buf[:0]))
+		_ = p.sendFrame(domain.Frame{Type: domain.FrameAbort})
 	}
 }
+
+// sendFrame sends a message that is no data.
+func (p *peer) sendFrame(f domain.Frame) error {
+	b := &block{buf: f.Append(make([]byte, headRoom, headRoom+smallFrame))}
+	return p.send(b, len(b.buf)-headRoom)
+}
+
+// smallFrame is room for all messages but data and reports.
+const smallFrame = 8
 
 // ping sends a ping.
 func (p *peer) ping() {
@@ -300,27 +306,41 @@ func (p *peer) sendControl(opcode byte, payload []byte) {
 
 // read reads messages until the connection ends, and returns why it did.
 func (p *peer) read() error {
-	for messages := int64(1); ; messages++ {
-		kind, r, err := p.ws.Reader(context.Background())
+	for {
+		b, err := p.conn.next()
+		if b == nil && err == nil {
+			b, err = p.readOdd()
+		}
 		if err != nil {
 			return readError(err)
-		}
-		if kind != websocket.MessageBinary {
-			return errText
-		}
-		b := getBlock()
-		if b.end, err = readMessage(r, b.buf[:p.maxMessage()+1]); err != nil {
-			putBlock(b)
-			return readError(err)
-		}
-		if p.conn.in.messages < messages { // the library has taken the end of the connection for the message's
-			putBlock(b)
-			return errEnded
 		}
 		if err := p.handle(b); err != nil {
 			return err
 		}
 	}
+}
+
+// readOdd has the library read what is no message in one frame.
+func (p *peer) readOdd() (*block, error) {
+	before := p.conn.whole
+	kind, r, err := p.ws.Reader(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	if kind != websocket.MessageBinary {
+		return nil, errText
+	}
+	b := getBlock()
+	n, err := readMessage(r, b.buf[headRoom:headRoom+p.maxMessage()+1])
+	if err == nil && p.conn.whole == before { // the library has taken the end of the connection for the message's
+		err = errEnded
+	}
+	if err != nil {
+		putBlock(b)
+		return nil, err
+	}
+	b.at, b.end = headRoom, headRoom+n
+	return b, nil
 }
 
 // readMessage reads a whole message into buf, which has room for a byte more than a message may have.
@@ -351,7 +371,7 @@ func readError(err error) error {
 
 // handle takes a message, and b with it.
 func (p *peer) handle(b *block) error {
-	f, err := domain.ParseFrame(b.buf[:b.end])
+	f, err := domain.ParseFrame(b.buf[b.at:b.end])
 	if err == nil && f.Type == domain.FrameData && len(f.Bytes) > 0 {
 		return p.data(f, b)
 	}
@@ -375,12 +395,12 @@ func (p *peer) data(f domain.Frame, b *block) error {
 		putBlock(b)
 		return fmt.Errorf("%w: data of %s, which goes the other way", domain.ErrInvalidFrame, f.Stream)
 	}
-	p.conn.useful(b.end)
+	p.conn.useful(b.end - b.at)
 	if p.begun != nil {
 		p.begun()
 		p.begun = nil
 	}
-	b.at = domain.DataHead
+	b.at += domain.DataHead
 	return s.receive(b)
 }
 
