@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 The library is frozen, and named by those who use this project: see the package comment.
+
 package wsshell
 
 import (
@@ -244,8 +246,7 @@ func (h *HostShell) outputEnded() {
 		return
 	}
 	sent := h.stdin.sent()
-	var look func()
-	look = func() {
+	h.linger = time.AfterFunc(idleStdin, func() {
 		if now := h.stdin.sent(); now != sent {
 			sent = now
 			h.state.Lock()
@@ -254,8 +255,7 @@ func (h *HostShell) outputEnded() {
 			return
 		}
 		_ = h.stdin.Close()
-	}
-	h.linger = time.AfterFunc(idleStdin, look)
+	})
 }
 
 // brokeOff is told the end of the connection.

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 The library is frozen, and named by those who use this project: see the package comment.
+
 package wsshell
 
 import (
