@@ -11,7 +11,7 @@ STATICCHECK := $(GO) tool -modfile=tools/go.mod staticcheck
 PLATFORMS   := linux/amd64 linux/arm64 darwin/arm64 windows/amd64
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check bench fuzz soak clean race-tools test-tools bench-tools
+.PHONY: help build run image test check bench fuzz soak clean vm-tools race-tools test-tools bench-tools
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -68,7 +68,7 @@ vm-tools: ## QEMU, and what else images and their tests need, where it is missin
 		test -z "$$missing" || { echo "Virtual machines need$$missing: installing"; \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
 
-test: race-tools test-tools ## every test, with the race detector
+test: race-tools test-tools image ## every test, in virtual machines too, with the race detector
 	$(GO) test -race -buildvcs=false -timeout 20m ./...
 
 # The race detector is C; a fresh machine has no compiler.
@@ -121,7 +121,7 @@ fuzz: ## every parser, FUZZTIME each
 # The packages whose tests have counts to raise.
 LONG = $(shell grep -rl --include=*_test.go 'contract\.\(Long\|Count\|Processes\|Machine\)' . | xargs -n1 dirname | sort -u)
 
-soak: race-tools test-tools ## whole counts, and ten minutes of fuzzing for each parser
+soak: race-tools test-tools image ## whole counts, and ten minutes of fuzzing for each parser
 	$(GO) test -race -buildvcs=false -count 1 -timeout 2h $(LONG) -args -long
 	$(MAKE) fuzz FUZZTIME=10m
 
