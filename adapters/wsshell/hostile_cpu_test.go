@@ -145,7 +145,7 @@ func TestThreats18To20WhatAFloodCosts(t *testing.T) {
 	}
 	for _, name := range []string{"18 zero-length continuations", "20 pings", "20 messages of an unknown type"} {
 		t.Run(name+", slowly", func(t *testing.T) {
-			const lasts = 2 * time.Second
+			const lasts = time.Second
 			cost, read, err := flooded(t, name, true, lasts)
 			if !strings.Contains(err.Error(), errEnough.Error()) {
 				t.Errorf("its caller is told %v", err)
