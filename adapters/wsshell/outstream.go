@@ -12,9 +12,13 @@ import (
 // smallRead is what is read at a time from a source that has little: an idle shell holds no more.
 const smallRead = 4 << 10
 
-// gather is how long a source that streams, but has little to read at the moment, is left alone to fill its
-// pipe. What was read before is on its way by then.
-const gather = 100 * time.Microsecond
+// leastGather is how long a source that streams, but has little to read at the moment, is left alone to fill
+// its pipe; for one that still has little afterwards it gets longer, up to mostGather. What was read before is
+// on its way by then.
+const (
+	leastGather = 100 * time.Microsecond
+	mostGather  = 8 * time.Millisecond
+)
 
 // dataRoom is what stands in front of a stream's bytes in a block.
 const dataRoom = headRoom + domain.DataHead
@@ -141,6 +145,7 @@ func (s *outStream) sendBlock(b *block, n int) error {
 func (s *outStream) ReadFrom(r io.Reader) (total int64, err error) {
 	small := &block{buf: make([]byte, dataRoom+smallRead)}
 	b := small
+	wait := leastGather
 	defer func() { putBlock(b) }()
 	for {
 		n, err := s.acquire(len(b.buf) - dataRoom)
@@ -165,8 +170,12 @@ func (s *outStream) ReadFrom(r io.Reader) (total int64, err error) {
 		case got < smallRead && b != small:
 			putBlock(b)
 			b = small
-		case b != small && got < s.block/2:
-			nap(gather) // the source is the slower one: fewer, larger messages cost less
+		case b == small:
+		case got < s.block/2: // the source is the slower one: fewer, larger messages cost less
+			nap(wait)
+			wait = min(2*wait, mostGather)
+		case got == s.block:
+			wait = max(wait/2, leastGather)
 		}
 	}
 }
