@@ -156,6 +156,7 @@ var floods = map[string]struct {
 	"20 sizes":                          {frame: message(domain.Frame{Type: domain.FrameSize, Columns: 1, Rows: 1}), answer: true},
 	"20 ends of a stream":               {frame: output(domain.Stderr, nil), answer: true},
 	"22 acks of nothing":                {frame: ack(domain.Stdin, 0), answer: true},
+	"22 acks of what wasn't sent":       {frame: ack(domain.Stdin, 1), answer: true},
 }
 
 // What is of no use is counted, and more of it than a little ends the shell, within 2 s at any rate that

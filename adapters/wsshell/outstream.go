@@ -33,6 +33,7 @@ type outStream struct {
 	more   sync.Cond
 	credit domain.Credit
 	bytes  int64 // that were sent, or are about to be
+	grants int64 // of credit
 	closed bool  // by the writer
 	err    error // nothing can be sent any more
 }
@@ -48,15 +49,17 @@ func newOutStream(stream domain.Stream, block int, send func(*block, int) error)
 	return s
 }
 
-// granted takes the receiver's word. domain.ErrFlow where it can't be.
-func (s *outStream) granted(n uint32) error {
+// granted takes the receiver's word, and tells whether it is of use: nobody needs more words than there were
+// bytes. domain.ErrFlow where it can't be.
+func (s *outStream) granted(n uint32) (useful bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.credit.Grant(n); err != nil {
-		return err
+		return false, err
 	}
+	s.grants++
 	s.more.Signal()
-	return nil
+	return n > 0 && s.grants <= s.bytes, nil
 }
 
 // end frees the writer: nothing can be sent any more.

@@ -422,10 +422,11 @@ func (p *peer) acked(f domain.Frame) error {
 	if s == nil {
 		return fmt.Errorf("%w: credit for %s, which goes the other way", domain.ErrInvalidFrame, f.Stream)
 	}
-	if f.Credit > 0 {
+	useful, err := s.granted(f.Credit)
+	if useful {
 		p.conn.useful(0)
 	}
-	return s.granted(f.Credit)
+	return err
 }
 
 // close ends all that is left, once reading has ended.
