@@ -137,6 +137,13 @@ type Process interface {
 	Close() error
 }
 
+// Sized is an Output that can hold so many bytes while nobody reads it, such as a pipe. Who wants few and
+// large reads may leave it alone for a moment to fill.
+type Sized interface {
+	io.Reader
+	Capacity() int
+}
+
 // Survivor is a process that could not be killed.
 type Survivor struct {
 	PID     int

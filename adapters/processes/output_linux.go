@@ -30,6 +30,13 @@ type output struct {
 	end      error         // set once over: io.EOF or ports.ErrOutputCut
 }
 
+// Capacity implements ports.Sized. What isn't a pipe holds too little to speak of.
+func (o *output) Capacity() int {
+	size := 0
+	_ = o.raw.Control(func(fd uintptr) { size, _ = unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0) })
+	return max(size, 0)
+}
+
 func newOutput(file *os.File) (*output, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {

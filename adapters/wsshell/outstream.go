@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
 )
 
 // smallRead is what is read at a time from a source that has little: an idle shell holds no more.
@@ -148,7 +149,7 @@ func (s *outStream) sendBlock(b *block, n int) error {
 func (s *outStream) ReadFrom(r io.Reader) (total int64, err error) {
 	small := &block{buf: make([]byte, dataRoom+smallRead)}
 	b := small
-	wait := leastGather
+	wait, plenty := leastGather, plentyOf(r, s.block)
 	defer func() { putBlock(b) }()
 	for {
 		n, err := s.acquire(len(b.buf) - dataRoom)
@@ -174,13 +175,23 @@ func (s *outStream) ReadFrom(r io.Reader) (total int64, err error) {
 			putBlock(b)
 			b = small
 		case b == small:
-		case got < s.block/2: // the source is the slower one: fewer, larger messages cost less
+		case got < plenty: // the source is the slower one: fewer, larger messages cost less
 			nap(wait)
 			wait = min(2*wait, mostGather)
-		case got == s.block:
+		default:
 			wait = max(wait/2, leastGather)
 		}
 	}
+}
+
+// plentyOf is how much is worth a message of its own: half a block, as far as the source can hold that much
+// while nobody reads. One that can't, or doesn't say, is never left alone.
+func plentyOf(r io.Reader, block int) int {
+	sized, ok := r.(ports.Sized)
+	if !ok {
+		return 0
+	}
+	return min(block/2, sized.Capacity()/2)
 }
 
 // Close implements io.Closer: it sends the stream's end, once, and waits for no credit.
