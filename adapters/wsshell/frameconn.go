@@ -70,6 +70,7 @@ func newFrameConn(conn net.Conn, guest bool, maxMessage int) *frameConn {
 	room := float64(looseRoom + maxMessage)
 	c := &frameConn{Conn: conn, guest: guest, most: maxMessage, loose: room, room: room, since: time.Now()}
 	c.writing, c.onFail = make(chan struct{}, 1), func(error) {}
+	dontPace(conn)
 	c.read = bufio.NewReaderSize(counted{c}, readAhead)
 	return c
 }

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package wsshell
+
+import "net"
+
+func dontPace(net.Conn) {}
