@@ -25,6 +25,15 @@ const (
 	frameOverhead = 16
 )
 
+const (
+	// dialogue is for how long after something small was written, of up to littleTyped bytes, the answer is
+	// looked for without sleeping, and answerIn for how long each time: it is the host's caller, and not a
+	// guest, that makes the host do so.
+	dialogue    = time.Millisecond
+	answerIn    = 100 * time.Microsecond
+	littleTyped = 1 << 10
+)
+
 // errFlood is a peer that sends little but frames that are of no use: pings, empty fragments, messages of
 // unknown types.
 var errFlood = errors.New("the peer floods the connection with frames that carry nothing")
@@ -50,10 +59,12 @@ type frameConn struct {
 	deadline time.Time
 	closed   bool // a close frame was written: nothing may follow
 	failed   atomic.Bool
+	typed    atomic.Int64              // when something small was written last, in Unix nanoseconds
 	last     atomic.Pointer[time.Time] // nothing may be written after it
 
 	// The reader's own.
 	early   []byte // that had come with the handshake
+	eager   *eager // nil where there is no use for it
 	read    *bufio.Reader
 	passing int64 // bytes of a frame that the library is to have still
 	final   bool  // that frame ends a message
@@ -71,6 +82,9 @@ func newFrameConn(conn net.Conn, guest bool, maxMessage int) *frameConn {
 	c := &frameConn{Conn: conn, guest: guest, most: maxMessage, loose: room, room: room, since: time.Now()}
 	c.writing, c.onFail = make(chan struct{}, 1), func(error) {}
 	dontPace(conn)
+	if !guest { // a guest's cores are its task's
+		c.eager = newEager(conn)
+	}
 	c.read = bufio.NewReaderSize(counted{c}, readAhead)
 	return c
 }
@@ -95,6 +109,9 @@ func (c *frameConn) Write(p []byte) (int, error) {
 // no use afterwards. That it can't be written is onFail's to know.
 func (c *frameConn) writeMessage(b *block, n int) {
 	frame := putHead(b.buf[:headRoom+n], opcodeBinary, c.guest)
+	if c.eager != nil && n <= littleTyped {
+		c.typed.Store(time.Now().UnixNano())
+	}
 	c.writing <- struct{}{}
 	defer func() { <-c.writing }()
 	if !c.closed {
@@ -261,6 +278,11 @@ func (c counted) Read(p []byte) (int, error) {
 
 func (c *frameConn) receive(p []byte) (int, error) {
 	if len(c.early) == 0 {
+		if c.eager != nil && time.Duration(time.Now().UnixNano()-c.typed.Load()) < dialogue {
+			if n, err, ok := c.eager.read(p, answerIn); ok {
+				return n, err
+			}
+		}
 		return c.Conn.Read(p)
 	}
 	n := copy(p, c.early)
