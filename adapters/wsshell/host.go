@@ -182,8 +182,8 @@ func (h *HostShell) Serve(ctx context.Context) {
 	}
 	h.state.Unlock()
 	for _, s := range []*inStream{h.stdout, h.stderr} {
-		if ahead := s.takeAhead(); ahead > 0 {
-			h.terms.Memory.Give(ahead)
+		if h.terms.Memory != nil {
+			s.leave(h.terms.Memory.Give)
 		}
 	}
 }

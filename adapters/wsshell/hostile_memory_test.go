@@ -151,6 +151,13 @@ func TestThreats21To22WhatUnreadShellsHold(t *testing.T) {
 					a.conn.Close()
 					<-a.served
 				}
+				if left := memory.Left(); left > most-held {
+					t.Errorf("%d of the budget of %d came back for what is held still", left, test.budget)
+				}
+				for _, a := range all {
+					a.host.StdoutPipe().Close()
+					a.host.StderrPipe().Close()
+				}
 				if left := memory.Left(); left != test.budget {
 					t.Errorf("%d of the budget of %d came back", left, test.budget)
 				}

@@ -51,13 +51,14 @@ type inStream struct {
 	more   sync.Cond
 	queue  []*block // received, and not being read
 	window domain.Window
-	most   int64 // the largest window
-	ahead  int64 // of the window, what room gave
-	asked  int   // how often room was asked
-	came   int64 // bytes, in all
-	left   int64 // of the block that is being read
-	closed error // nobody reads any more, for this reason: what comes is dropped
-	err    error // how it ends, once the queue is empty
+	most   int64         // the largest window
+	ahead  int64         // of the window, what room gave
+	give   func(n int64) // takes that back, once no more can come; nil before
+	asked  int           // how often room was asked
+	came   int64         // bytes, in all
+	left   int64         // of the block that is being read
+	closed error         // nobody reads any more, for this reason: what comes is dropped
+	err    error         // how it ends, once the queue is empty
 }
 
 func newInStream(most int64) *inStream {
@@ -201,14 +202,31 @@ func (s *inStream) unread() int64 {
 	return n
 }
 
-// takeAhead is what room gave, to be given back, once.
-func (s *inStream) takeAhead() int64 {
+// leave is called when no more can come. What room gave goes back by give: at once, but for what is held
+// still, and that as it is read, or dropped.
+func (s *inStream) leave(give func(n int64)) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := s.ahead
-	s.ahead = 0
-	s.most = 0 // none is taken from now on
+	s.give, s.room = give, nil
+	surplus := s.surplus()
+	s.mu.Unlock()
+	s.giveBack(surplus)
+}
+
+// surplus takes out what isn't needed any more of what room gave; s.mu must be held.
+func (s *inStream) surplus() (n int64) {
+	if s.give == nil {
+		return 0
+	}
+	n = s.ahead - min(s.ahead, s.unread())
+	s.ahead -= n
 	return n
+}
+
+// giveBack gives a surplus back.
+func (s *inStream) giveBack(n int64) {
+	if n > 0 {
+		s.give(n)
+	}
 }
 
 // next is the block that is being read: the reader's own, until it is empty. It waits for one.
@@ -259,7 +277,9 @@ func (s *inStream) consumed(n int) {
 	if s.err != nil {
 		grant = 0 // nobody sends any more
 	}
+	surplus := s.surplus()
 	s.mu.Unlock()
+	s.giveBack(surplus)
 	if grant > 0 {
 		s.grant(grant)
 	}
@@ -308,7 +328,9 @@ func (s *inStream) Close() error {
 	if s.err != nil {
 		grant = 0
 	}
+	surplus := s.surplus()
 	s.mu.Unlock()
+	s.giveBack(surplus)
 	if grant > 0 {
 		s.grant(grant)
 	}

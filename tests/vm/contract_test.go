@@ -20,7 +20,7 @@ func TestMachine(t *testing.T) {
 }
 
 // newEngine makes an engine whose sandboxes are virtual machines.
-func newEngine(t *testing.T, machine ports.Machine, most int) ports.Engine {
+func newEngine(t testing.TB, machine ports.Machine, most int) ports.Engine {
 	t.Helper()
 	engine, err := metaservice.NewEngine(metaservice.Config{
 		MaxConcurrency: most, BootTimeout: metaservice.Duration(patience), TemporaryFolder: t.TempDir(),

@@ -45,7 +45,7 @@ func (l *log) String() string {
 }
 
 // begin starts a task that is a shell script.
-func begin(t *testing.T, engine ports.Engine, script string, proxies map[string]http.Handler) (ports.Sandbox, *log) {
+func begin(t testing.TB, engine ports.Engine, script string, proxies map[string]http.Handler) (ports.Sandbox, *log) {
 	t.Helper()
 	out := new(log)
 	builder, err := engine.NewSandboxBuilder(ports.SandboxOptions{Payload: payloadOf(metaservice.Payload{Command: []string{"sh", "-c", script}}), Log: out})
@@ -65,7 +65,7 @@ func begin(t *testing.T, engine ports.Engine, script string, proxies map[string]
 }
 
 // finish waits for the task's end, and disposes of what is left.
-func finish(t *testing.T, sandbox ports.Sandbox) domain.Outcome {
+func finish(t testing.TB, sandbox ports.Sandbox) domain.Outcome {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -92,7 +92,7 @@ func run(t *testing.T, machine ports.Machine, script string) (domain.Outcome, st
 	return finish(t, sandbox), out.String()
 }
 
-func dispose(t *testing.T, engine ports.Engine) {
+func dispose(t testing.TB, engine ports.Engine) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

@@ -156,7 +156,7 @@ func archiveOf(files map[string]string) ([]byte, error) {
 }
 
 // needVM ends a test that can't boot anything.
-func needVM(t *testing.T) {
+func needVM(t testing.TB) {
 	t.Helper()
 	switch {
 	case missing == nil:
@@ -175,7 +175,7 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 }
 
 // newMachine makes a machine of the image; change says what is to be different.
-func newMachine(t *testing.T, change ...func(*qemu.Config)) *qemu.Machine {
+func newMachine(t testing.TB, change ...func(*qemu.Config)) *qemu.Machine {
 	t.Helper()
 	needVM(t)
 	config := qemu.Config{Image: image, Serve: serve, Folder: t.TempDir(), Console: consoleOf(t)}
@@ -196,7 +196,7 @@ func newMachine(t *testing.T, change ...func(*qemu.Config)) *qemu.Machine {
 }
 
 // consoleOf shows the guests' consoles if the test fails.
-func consoleOf(t *testing.T) func() (io.WriteCloser, error) {
+func consoleOf(t testing.TB) func() (io.WriteCloser, error) {
 	return func() (io.WriteCloser, error) {
 		console := new(console)
 		t.Cleanup(func() {
@@ -249,7 +249,7 @@ func qemus(folder string) []int {
 }
 
 // eventually polls until something holds.
-func eventually(t *testing.T, otherwise string, holds func() bool) {
+func eventually(t testing.TB, otherwise string, holds func() bool) {
 	t.Helper()
 	for over := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(over) {
