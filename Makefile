@@ -107,8 +107,8 @@ bench-tools:
 		echo "The benchmarks measure ssh, too: installing openssh-server and openssh-client, without starting a server"; \
 		apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server openssh-client; }
 
-bench: bench-tools ## figures beside their limits, measured in turns in one run
-	$(GO) test -buildvcs=false -run '^$$' -bench . -benchtime 1x -timeout 30m ./tests/bench $(FLAGS)
+bench: bench-tools image ## figures beside their limits, measured in turns in one run
+	$(GO) test -buildvcs=false -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./tests/bench ./tests/vm $(FLAGS)
 
 FUZZTIME ?= 10s
 fuzz: ## every parser, FUZZTIME each
