@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -312,7 +313,8 @@ type shellMemory struct {
 	budget *domain.ShellBudget
 }
 
-// of is the memory of one shell, whose outputs' first 64 KiB are reserved until close.
+// of is the memory of one shell, whose outputs' first 64 KiB are reserved until close. What it has taken beyond
+// counts until it is given back, or nobody is left who could read what it holds.
 func (m *shellMemory) of(spec domain.ShellSpec) *oneShellMemory {
 	outputs := 2
 	if spec.TTY {
@@ -320,42 +322,57 @@ func (m *shellMemory) of(spec domain.ShellSpec) *oneShellMemory {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return &oneShellMemory{shared: m, taken: m.budget.Reserve(outputs)}
+	one := &oneShellMemory{&shellShare{shared: m, reserved: m.budget.Reserve(outputs)}}
+	runtime.AddCleanup(one, (*shellShare).forget, one.shellShare)
+	return one
 }
 
-// oneShellMemory is a ports.ShellMemory that gives back what its shell forgets.
-type oneShellMemory struct {
-	shared *shellMemory
-	taken  int64 // guarded by shared.mu
-	closed bool  // so is this
+// oneShellMemory is a ports.ShellMemory. Whoever may still read the shell's outputs refers to it.
+type oneShellMemory struct{ *shellShare }
+
+// shellShare is what one shell has of its guest's memory.
+type shellShare struct {
+	shared   *shellMemory
+	reserved int64 // guarded by shared.mu
+	taken    int64 // so is this
+	closed   bool  // and this
 }
 
 // Take implements ports.ShellMemory.
-func (m *oneShellMemory) Take(want int64) int64 {
-	m.shared.mu.Lock()
-	defer m.shared.mu.Unlock()
-	if m.closed {
+func (s *shellShare) Take(want int64) int64 {
+	s.shared.mu.Lock()
+	defer s.shared.mu.Unlock()
+	if s.closed {
 		return 0
 	}
-	n := m.shared.budget.Take(want)
-	m.taken += n
+	n := s.shared.budget.Take(want)
+	s.taken += n
 	return n
 }
 
 // Give implements ports.ShellMemory.
-func (m *oneShellMemory) Give(n int64) {
-	m.shared.mu.Lock()
-	defer m.shared.mu.Unlock()
-	n = min(n, m.taken)
-	m.taken -= n
-	m.shared.budget.Give(n)
+func (s *shellShare) Give(n int64) {
+	s.shared.mu.Lock()
+	defer s.shared.mu.Unlock()
+	n = min(n, s.taken)
+	s.taken -= n
+	s.shared.budget.Give(n)
 }
 
-func (m *oneShellMemory) close() {
-	m.shared.mu.Lock()
-	defer m.shared.mu.Unlock()
-	m.shared.budget.Give(m.taken)
-	m.taken, m.closed = 0, true
+// close is for a shell that has ended: nothing more comes.
+func (s *shellShare) close() {
+	s.shared.mu.Lock()
+	defer s.shared.mu.Unlock()
+	s.shared.budget.Give(s.reserved)
+	s.reserved, s.closed = 0, true
+}
+
+// forget is for a shell that nobody can read any more.
+func (s *shellShare) forget() {
+	s.shared.mu.Lock()
+	defer s.shared.mu.Unlock()
+	s.shared.budget.Give(s.reserved + s.taken)
+	s.reserved, s.taken, s.closed = 0, 0, true
 }
 
 var _ ports.ShellSession = (*shell)(nil)

@@ -580,7 +580,15 @@ func TestTheMemoryOfShells(t *testing.T) {
 		if got := first.terms.Memory.Take(1); got != 0 {
 			t.Errorf("a shell that has ended takes %d", got)
 		}
+		held := int64(3*window + 11*window/4) // by the first, which nobody has read
 		third, _, _ := openOne(t, s, domain.ShellSpec{TTY: true})
+		if got, want := third.terms.Memory.Take(16*window), (15*window-held)/4; got > want {
+			t.Errorf("beside what is unread a shell takes %d, want %d at most", got, want)
+		} else {
+			third.terms.Memory.Give(got)
+		}
+		first.terms.Memory.Give(held)
+		second.terms.Memory.Give(16 * window)
 		if got := third.terms.Memory.Take(16 * window); got != 15*window/4 {
 			t.Errorf("then one alone takes %d, want %d", got, 15*window/4)
 		}
