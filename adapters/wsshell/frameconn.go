@@ -41,6 +41,9 @@ var errFlood = errors.New("the peer floods the connection with frames that carry
 // errControl is a ping or a pong that RFC 6455, section 5.5, doesn't allow.
 var errControl = fmt.Errorf("%w: a ping or a pong that can't be one", domain.ErrInvalidFrame)
 
+// errMask is a frame of a guest's that isn't masked, or of a host's that is: RFC 6455, section 5.1.
+var errMask = fmt.Errorf("%w: a frame whose mask is wrong", domain.ErrInvalidFrame)
+
 // frameConn is the connection below the library. What the library is too slow for, or does with a fault,
 // goes by it: whole messages either way, pings and pongs. The library has the handshake, the close frames, and
 // whatever is out of the ordinary: it is the one that knows what else may come.
@@ -108,8 +111,9 @@ func (c *frameConn) Write(p []byte) (int, error) {
 // writeMessage writes a message of n bytes, which stands in a block behind headRoom, as one frame. It is of
 // no use afterwards. That it can't be written is onFail's to know.
 func (c *frameConn) writeMessage(b *block, n int) {
+	typed := c.eager != nil && n <= littleTyped && domain.FrameType(b.buf[headRoom]) == domain.FrameData // no ack: a guest could ask for those
 	frame := putHead(b.buf[:headRoom+n], opcodeBinary, c.guest)
-	if c.eager != nil && n <= littleTyped {
+	if typed {
 		c.typed.Store(time.Now().UnixNano())
 	}
 	c.writing <- struct{}{}
@@ -175,7 +179,7 @@ func (c *frameConn) hurry(deadline time.Time) {
 // what comes is for the library: a close frame, a fragment, text, or what can't be.
 func (c *frameConn) next() (*block, error) {
 	head, err := c.begin()
-	if err != nil || !head.isMessage() || head.masked() == c.guest || head.payload() > int64(c.most) {
+	if err != nil || !head.isMessage() || head.payload() > int64(c.most) {
 		return nil, err
 	}
 	n := int(head.payload())
@@ -203,6 +207,9 @@ func (c *frameConn) begin() (head frameHead, err error) {
 				return head, err
 			}
 		}
+		if head.masked() == c.guest {
+			return head, errMask
+		}
 		if opcode := head.opcode(); opcode != opcodePing && opcode != opcodePong {
 			return head, nil
 		}
@@ -215,7 +222,7 @@ func (c *frameConn) begin() (head frameHead, err error) {
 // control takes a ping or a pong out. The library would answer a ping on the goroutine that reads, behind what
 // is being written, and where that takes 5 s it drops what has been received.
 func (c *frameConn) control(head *frameHead) error {
-	if head.buf[0] != finalBit|head.opcode() || head.masked() == c.guest || head.payload() > maxControl {
+	if head.buf[0] != finalBit|head.opcode() || head.payload() > maxControl {
 		return errControl
 	}
 	var buf [maxControl]byte

@@ -115,7 +115,6 @@ func TestControlsThatCannotBe(t *testing.T) {
 	for name, frame := range map[string][]byte{
 		"fragmented": append([]byte{opcodePing}, fine[1:]...),
 		"reserved":   append([]byte{0xc0 | opcodePing}, fine[1:]...),
-		"unmasked":   sentFrame(opcodePong, []byte("hello"), false),
 		"too long":   sentFrame(opcodePing, make([]byte, maxControl+1), true),
 	} {
 		c := newFrameConn(&pieces{random: rand.New(rand.NewPCG(1, 1)), rest: frame}, false, 100)
@@ -123,6 +122,19 @@ func TestControlsThatCannotBe(t *testing.T) {
 		c.ponged = c.pinged
 		if _, err := c.next(); err != errControl {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A guest masks all that it sends, and a host nothing: whatever the frame, next says so.
+func TestMasksThatCannotBe(t *testing.T) {
+	for _, guest := range []bool{false, true} {
+		for _, opcode := range []byte{0, 1, opcodeBinary, opcodeClose, opcodePing, opcodePong} {
+			frame := sentFrame(opcode, []byte("hello"), guest)
+			c := newFrameConn(&pieces{random: rand.New(rand.NewPCG(1, 1)), rest: frame}, guest, 100)
+			if b, err := c.next(); b != nil || err != errMask {
+				t.Errorf("opcode %d at a guest's end %t: %v, %v", opcode, guest, b, err)
+			}
 		}
 	}
 }

@@ -38,7 +38,7 @@ func TestThreats17To22WhatCantBeEndsTheShellAtOnce(t *testing.T) {
 		"17 a ping of 1 GiB":                  {frames: [][]byte{header(opPing, 1<<30)}},
 		"17 a ping in two frames":             {frames: [][]byte{frame(opPing|notLast, 1)}},
 		"17 an opcode that there isn't":       {frames: [][]byte{frame(opBinary+1, 1)}},
-		"17 a frame without a mask":           {frames: [][]byte{frame(opBinary|unmasked, 9)}},
+		"17 a frame without a mask":           {frames: [][]byte{frame(opBinary|unmasked, 9)}, says: "whose mask is wrong"},
 		"17 a frame with a reserved bit":      {frames: [][]byte{append([]byte{0xc2}, frame(opBinary, 9)[1:]...)}},
 		"19 an empty message":                 {frames: [][]byte{frame(opBinary)}, says: "it is empty"},
 		"19 an empty text":                    {frames: [][]byte{frame(opText)}, says: "it is text"},
