@@ -53,6 +53,12 @@ func admittedIPv4(packet []byte) bool {
 		return false
 	}
 	if ip.SourceAddress() == guestAddr {
+		switch ip.TransportProtocol() {
+		case header.TCPProtocolNumber:
+			return admittedTCP(ip)
+		case header.ICMPv4ProtocolNumber:
+			return admittedICMP(ip)
+		}
 		return true
 	}
 	if !ip.SourceAddress().Unspecified() || ip.TransportProtocol() != header.UDPProtocolNumber || ip.FragmentOffset() != 0 {
@@ -61,6 +67,41 @@ func admittedIPv4(packet []byte) bool {
 	// It has no address yet, and may ask for one.
 	udp := header.UDP(ip.Payload())
 	return len(udp) >= header.UDPMinimumSize && udp.SourcePort() == dhcpClient && udp.DestinationPort() == dhcpServer
+}
+
+// leastSegment is the least that a guest may want of TCP at once. The stack keeps some hundred bytes for each
+// segment that isn't acknowledged, and bounds only what is in them.
+const leastSegment = header.TCPDefaultMSS
+
+// admittedTCP refuses a connection of tiny segments. It looks at whole packets, and nobody cuts those of TCP.
+func admittedTCP(ip header.IPv4) bool {
+	if ip.More() || ip.FragmentOffset() != 0 || len(ip.Payload()) < header.TCPMinimumSize {
+		return false
+	}
+	segment := header.TCP(ip.Payload())
+	if at := int(segment.DataOffset()); at < header.TCPMinimumSize || at > len(segment) {
+		return false
+	}
+	flags := segment.Flags()
+	return !flags.Contains(header.TCPFlagSyn) ||
+		header.ParseSynOptions(segment.Options(), flags.Contains(header.TCPFlagAck)).MSS >= leastSegment
+}
+
+// admittedICMP lets echoes of the gateway through: the stack would answer in the name of everybody else, too,
+// where a guest is let out. An error is not for a guest to tell, on a network without routers: one of a packet
+// that was too big would make segments tiny.
+func admittedICMP(ip header.IPv4) bool {
+	if ip.DestinationAddress() != gateway {
+		return false
+	}
+	if ip.FragmentOffset() != 0 {
+		return true // of what was looked at
+	}
+	if len(ip.Payload()) < header.ICMPv4MinimumSize {
+		return false
+	}
+	kind := header.ICMPv4(ip.Payload()).Type()
+	return kind == header.ICMPv4Echo || kind == header.ICMPv4EchoReply
 }
 
 // hops is how far an answer from the metadata address goes: to the guest, and to nobody that it routes for.

@@ -65,6 +65,12 @@ func TestFramesThatCannotBe(t *testing.T) {
 		"ARP that is cut":            arp(vmnet.GuestMAC, guestIP)[:40],
 		"UDP from nobody":            udpFrame([4]byte{}, 68, 53),
 		"UDP from nobody's old port": udpFrame([4]byte{}, 1000, 67),
+		"ICMP of a small MTU":        change(34, uint8(header.ICMPv4DstUnreachable)),
+		"ICMP for somebody else":     change(33, 1),
+		"ICMP that is cut":           ipFrame(vmnet.GuestMAC, guestIP, 7),
+		"TCP of tiny segments":       synFrame(0, 535),
+		"TCP that is cut":            synFrame(0, 1460)[:14+20+19],
+		"TCP in fragments":           synFrame(header.IPv4FlagMoreFragments, 1460),
 	}
 	n, conn := network(t, vmnet.Config{})
 	go echo(n.Listener(), "metadata")
@@ -79,6 +85,7 @@ func TestFramesThatCannotBe(t *testing.T) {
 	g.send(udpFrame([4]byte{}, 68, 67))
 	g.send(arp(vmnet.GuestMAC, guestIP))
 	g.send(whole)
+	g.send(synFrame(0, 536))
 	works(t, g)
 	if got := n.Refused(); got != before {
 		t.Errorf("%d frames were refused that a guest may send", got-before)
@@ -91,6 +98,21 @@ func udpFrame(source [4]byte, from, to uint16) []byte {
 	ip := header.IPv4(frame[header.EthernetMinimumSize:])
 	frame[header.EthernetMinimumSize+9] = uint8(header.UDPProtocolNumber)
 	header.UDP(ip.Payload()).Encode(&header.UDPFields{SrcPort: from, DstPort: to, Length: header.UDPMinimumSize})
+	ip.SetChecksum(0)
+	ip.SetChecksum(^ip.CalculateChecksum())
+	return frame
+}
+
+// synFrame asks for a connection with segments of so many bytes at most.
+func synFrame(fragment uint8, most uint16) []byte {
+	const size = header.TCPMinimumSize + 4
+	frame := ipFrame(vmnet.GuestMAC, vmnet.Guest.Addr().As4(), size)
+	ip := header.IPv4(frame[header.EthernetMinimumSize:])
+	frame[header.EthernetMinimumSize+9] = uint8(header.TCPProtocolNumber)
+	ip.SetFlagsFragmentOffset(fragment, 0)
+	segment := header.TCP(ip.Payload())
+	segment.Encode(&header.TCPFields{SrcPort: 1000, DstPort: vmnet.MetadataPort, DataOffset: size, Flags: header.TCPFlagSyn, WindowSize: 1000})
+	header.EncodeMSSOption(uint32(most), segment[header.TCPMinimumSize:])
 	ip.SetChecksum(0)
 	ip.SetChecksum(^ip.CalculateChecksum())
 	return frame
