@@ -97,6 +97,26 @@ func TestSignalsEndTheMachineInOrder(t *testing.T) {
 	}
 }
 
+func TestSignalsThatMeanNothingDontEndTheMachine(t *testing.T) {
+	t.Parallel()
+	g := boot(t, setup{acts: "wait"})
+	g.await("ready")
+	for _, s := range meaningless {
+		if err := g.cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.cmd.Process.Signal(syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.end(); got != poweredOff {
+		t.Errorf("the machine ended with %v", got)
+	}
+	if said := g.said(); !strings.Contains(said, "asked: terminated\n") {
+		t.Errorf("guest-tools weren't asked to end:\n%s", said)
+	}
+}
+
 func TestGuestToolsThatStayDontKeepTheMachine(t *testing.T) {
 	t.Parallel()
 	g := boot(t, setup{acts: "stay"})

@@ -41,6 +41,13 @@ var told = map[os.Signal]action{
 	rtmin + 5:    reboot,
 }
 
+// meaningless are signals that Go programs end on, and which mean nothing to init: nobody is to end it by
+// them, since the kernel panics then. Ignoring them would make the task ignore them, too.
+var meaningless = []os.Signal{
+	unix.SIGHUP, unix.SIGQUIT, unix.SIGABRT, unix.SIGALRM, unix.SIGPIPE, unix.SIGTRAP, unix.SIGSYS, unix.SIGSTKFLT,
+	unix.SIGVTALRM, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGSEGV,
+}
+
 // command is what init runs.
 type command struct {
 	args, env []string
@@ -57,6 +64,7 @@ func supervise(c command) (action, error) {
 	for s := range told {
 		signal.Notify(signals, s)
 	}
+	signal.Notify(make(chan os.Signal, 1), meaningless...)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) // Ctrl-Alt-Del is SIGINT for us, no reset
 	child, err := syscall.ForkExec(c.args[0], c.args, &syscall.ProcAttr{
 		Dir: c.dir, Env: c.env, Files: []uintptr{0, 1, 2},
