@@ -70,6 +70,7 @@ vm-tools: ## QEMU, and what else images and their tests need, where it is missin
 
 test: race-tools test-tools image ## every test, in virtual machines too, with the race detector
 	$(GO) test -race -buildvcs=false -timeout 20m ./...
+	$(GO) test -buildvcs=false -timeout 10m ./adapters/wsshell # whole sizes, in every version: too slow for the race detector
 
 # The race detector is C; a fresh machine has no compiler.
 race-tools:

@@ -172,7 +172,12 @@ func (c *frameConn) hurry(deadline time.Time) {
 			break
 		}
 	}
-	_ = c.Conn.SetWriteDeadline(deadline)
+	for last := &deadline; ; last = c.last.Load() {
+		_ = c.Conn.SetWriteDeadline(*last)
+		if c.last.Load() == last { // or an earlier one came meanwhile
+			return
+		}
+	}
 }
 
 // next reads a message that is in one frame, as almost all are, into a block, behind headRoom. It is nil where

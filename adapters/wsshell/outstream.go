@@ -29,6 +29,7 @@ type outStream struct {
 	stream domain.Stream
 	block  int                         // bytes in one message, at most
 	send   func(b *block, n int) error // as peer.send
+	order  chan struct{}               // held while a message is sent: none follows the stream's end
 
 	mu     sync.Mutex // guards what follows
 	more   sync.Cond
@@ -44,6 +45,7 @@ func newOutStream(stream domain.Stream, block int, send func(*block, int) error)
 		stream: stream,
 		block:  block,
 		send:   send,
+		order:  make(chan struct{}, 1),
 		credit: domain.NewCredit(domain.ShellWindow, domain.Shell2Window),
 	}
 	s.more.L = &s.mu
@@ -134,8 +136,18 @@ func (s *outStream) Write(p []byte) (written int, err error) {
 	return written, s.isOver()
 }
 
-// sendBlock sends the n bytes that stand in a block behind the head of a message.
+// sendBlock sends the n bytes that stand in a block behind the head of a message, unless the stream was closed
+// meanwhile.
 func (s *outStream) sendBlock(b *block, n int) error {
+	s.order <- struct{}{}
+	defer func() { <-s.order }()
+	if err := s.isOver(); err != nil {
+		return err
+	}
+	return s.sendData(b, n)
+}
+
+func (s *outStream) sendData(b *block, n int) error {
 	b.buf[headRoom], b.buf[headRoom+1] = byte(domain.FrameData), byte(s.stream)
 	err := s.send(b, domain.DataHead+n)
 	if err != nil {
@@ -194,7 +206,8 @@ func plentyOf(r io.Reader, block int) int {
 	return min(block/2, sized.Capacity()/2)
 }
 
-// Close implements io.Closer: it sends the stream's end, once, and waits for no credit.
+// Close implements io.Closer: it sends the stream's end, once, behind what is being sent, and waits for no
+// credit.
 func (s *outStream) Close() error {
 	s.mu.Lock()
 	if err := s.over(); err != nil {
@@ -205,5 +218,7 @@ func (s *outStream) Close() error {
 	s.closed = true
 	s.more.Broadcast()
 	s.mu.Unlock()
-	return s.sendBlock(&block{buf: make([]byte, dataRoom)}, 0)
+	s.order <- struct{}{}
+	defer func() { <-s.order }()
+	return s.sendData(&block{buf: make([]byte, dataRoom)}, 0)
 }

@@ -226,6 +226,7 @@ func (h *rawHost) await(name string, n int) {
 
 var (
 	hostHeader = regexp.MustCompile(`(?m)^Host: .*$`)
+	wsKey      = regexp.MustCompile(`(?m)^Sec-Websocket-Key: .*$`)
 	helloBody  = regexp.MustCompile(`\{"version":"[^"]*","bootId":"[0-9a-f-]{36}","os":"linux","arch":"[a-z0-9]+",`)
 	answerSize = regexp.MustCompile(`Content-Length: [1-9]\d*`)
 	helloSize  = regexp.MustCompile(`(POST /engine/v2/hello HTTP/1.1\r\n(?:[^\r]+\r\n)*Content-Length: )\d+`)
@@ -242,6 +243,7 @@ func (h *rawHost) transcript(replace map[string]string) string {
 	for _, e := range exchanges {
 		request := helloSize.ReplaceAllString(e.request, "${1}N")
 		request = hostHeader.ReplaceAllString(request, "Host: HOST\r")
+		request = wsKey.ReplaceAllString(request, "Sec-Websocket-Key: KEY\r")
 		request = helloBody.ReplaceAllString(request, `{"version":"VERSION","bootId":"BOOT","os":"linux","arch":"ARCH",`)
 		fmt.Fprintf(&text, "### %s\n%s\n", e.name, mark("> ", request))
 		fmt.Fprintf(&text, "%s\n", mark("< ", answerSize.ReplaceAllString(e.answer, "Content-Length: N")))

@@ -60,7 +60,7 @@ func TestCommandLine(t *testing.T) {
 	if want := "guest " + string(kernel) + "guest\n2\n0\ndefault via 169.254.169.254\n"; stdout != want {
 		t.Errorf("the log is %q, want %q", stdout, want)
 	}
-	if console, err := os.ReadFile(filepath.Join(folder, "console")); err != nil || !strings.Contains(string(console), "Run /init as init process") {
+	if console, err := os.ReadFile(filepath.Join(folder, "console")); err != nil || !strings.Contains(string(console), "msg=\"the host has a task\"") {
 		t.Errorf("the console is %q, %v", console, err)
 	}
 
