@@ -5,11 +5,15 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
+	"math"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"time"
 
+	"golang.org/x/net/dns/dnsmessage"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -23,10 +27,13 @@ const (
 	maxDNS       = 4096
 	maxResolvers = 3 // that are asked, one after the other
 	dnsPatience  = 4 * time.Second
+	dnsIdle      = 10 * time.Second // between the questions of a connection
+	dnsHeader    = 12               // bytes
 )
 
 // serveDNS answers at the gateway's port 53 with what the host's own resolvers answer, as it is: a name
-// that leads to the host is of no use, since the way there is closed.
+// that leads to the host is of no use, since the way there is closed. A resolver may be on the host itself:
+// nothing but questions gets to it.
 func (f *nat) serveDNS() error {
 	if f.Resolvers == nil {
 		f.Resolvers = systemResolvers()
@@ -50,7 +57,7 @@ func (f *nat) serveDNS() error {
 			if err != nil {
 				return // it was closed
 			}
-			if !n.crew.do(func() { f.stretch(conn.(half)) }) {
+			if !n.crew.do(func() { f.converse(conn) }) {
 				conn.Close()
 			}
 		}
@@ -86,7 +93,7 @@ func (f *nat) answer(questions *gonet.UDPConn) {
 
 // ask asks the resolvers in turn; nil is no answer.
 func (f *nat) ask(question []byte) []byte {
-	if len(question) < 12 { // a header
+	if !isQuestion(question) {
 		return nil
 	}
 	for i, resolver := range f.Resolvers {
@@ -118,28 +125,109 @@ func (f *nat) askOne(resolver netip.AddrPort, question []byte) []byte {
 		if err != nil {
 			return nil
 		}
-		if n >= 12 && binary.BigEndian.Uint16(answer) == binary.BigEndian.Uint16(question) {
+		if n >= dnsHeader && binary.BigEndian.Uint16(answer) == binary.BigEndian.Uint16(question) {
 			return answer[:n]
 		}
 	}
 }
 
-// stretch joins a connection to the first resolver that takes one.
-func (f *nat) stretch(conn half) {
+// converse answers a connection's questions, one after the other: RFC 7766, section 6.2.1.
+func (f *nat) converse(conn net.Conn) {
+	defer conn.Close()
+	defer context.AfterFunc(f.network.crew.context, func() { conn.Close() })()
+	for {
+		_ = conn.SetDeadline(time.Now().Add(dnsIdle))
+		question, err := readDNS(conn, maxDNS)
+		if err != nil || !isQuestion(question) {
+			return
+		}
+		answer := f.askLong(question)
+		if answer == nil || writeDNS(conn, answer) != nil {
+			return
+		}
+	}
+}
+
+// askLong asks the resolvers in turn for an answer that may be long; nil is none.
+func (f *nat) askLong(question []byte) []byte {
 	for i, resolver := range f.Resolvers {
 		if i == maxResolvers {
 			break
 		}
-		ctx, cancel := context.WithTimeout(f.network.crew.context, dnsPatience)
-		outside, err := f.Dial(ctx, "tcp", resolver.String())
-		cancel()
-		if err == nil {
-			f.network.join(conn, outside)
-			return
+		if answer, err := f.askStream(resolver, question); err == nil {
+			return answer
 		}
 	}
-	conn.Close()
+	return nil
 }
+
+func (f *nat) askStream(resolver netip.AddrPort, question []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(f.network.crew.context, dnsPatience)
+	defer cancel()
+	conn, err := f.Dial(ctx, "tcp", resolver.String())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	if err := writeDNS(conn, question); err != nil {
+		return nil, err
+	}
+	answer, err := readDNS(conn, math.MaxUint16)
+	if err == nil && (len(answer) < dnsHeader || binary.BigEndian.Uint16(answer) != binary.BigEndian.Uint16(question)) {
+		err = errOtherAnswer
+	}
+	return answer, err
+}
+
+var (
+	errOtherAnswer = errors.New("the resolver answers another question")
+	errLongDNS     = errors.New("a question that is too long")
+)
+
+// readDNS reads a message that stands behind its length: RFC 1035, section 4.2.2.
+func readDNS(r io.Reader, most int) ([]byte, error) {
+	var size [2]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint16(size[:]))
+	if n > most {
+		return nil, errLongDNS
+	}
+	message := make([]byte, n)
+	_, err := io.ReadFull(r, message)
+	return message, err
+}
+
+func writeDNS(w io.Writer, message []byte) error {
+	_, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(message))), message...))
+	return err
+}
+
+// isQuestion tells whether a message asks for a name, and for nothing else. The host's resolver is often on
+// its loopback, and takes what comes from there for its own administrator's: transfers of zones, and updates.
+func isQuestion(message []byte) bool {
+	var p dnsmessage.Parser
+	header, err := p.Start(message)
+	if err != nil || header.Response || header.OpCode != 0 {
+		return false
+	}
+	questions, err := p.AllQuestions()
+	if err != nil || len(questions) != 1 || questions[0].Type == typeIXFR || questions[0].Type == dnsmessage.TypeAXFR {
+		return false
+	}
+	answers, errAnswers := p.AllAnswers()
+	authorities, errAuthorities := p.AllAuthorities()
+	more, errMore := p.AllAdditionals()
+	if errors.Join(errAnswers, errAuthorities, errMore) != nil || len(answers)+len(authorities) > 0 {
+		return false
+	}
+	return len(more) == 0 || len(more) == 1 && more[0].Header.Type == dnsmessage.TypeOPT
+}
+
+// typeIXFR is an incremental transfer of a zone: RFC 1995.
+const typeIXFR dnsmessage.Type = 251
 
 // systemResolvers are those in resolv.conf, and as there one on this host where none is named.
 func systemResolvers() []netip.AddrPort {

@@ -258,23 +258,71 @@ func TestNATEndsAmidEverything(t *testing.T) {
 	}
 }
 
-func TestDNS(t *testing.T) {
-	question := append([]byte{0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0}, "\x07example\x03org\x00\x00\x01\x00\x01"...)
-	answer := func(p []byte) []byte {
-		a := bytes.Clone(p)
-		a[2] |= 0x80
-		return append(a, "answered"...)
+// dnsMessage is a message with a header's second word, a question's type, and counts of what follows it.
+func dnsMessage(id, flags, kind uint16, counts ...uint16) []byte {
+	m := binary.BigEndian.AppendUint16(nil, id)
+	m = binary.BigEndian.AppendUint16(m, flags)
+	m = binary.BigEndian.AppendUint16(m, 1)
+	for i := range 3 {
+		var n uint16
+		if i < len(counts) {
+			n = counts[i]
+		}
+		m = binary.BigEndian.AppendUint16(m, n)
 	}
-	stream := tcpEcho(t, "stream")
+	m = append(m, "\x07example\x03org\x00"...)
+	m = binary.BigEndian.AppendUint16(m, kind)
+	return binary.BigEndian.AppendUint16(m, 1)
+}
+
+const recursion = 0x0100 // is desired: an ordinary question's flags
+
+// answered is a resolver's answer.
+func answered(p []byte) []byte {
+	a := bytes.Clone(p)
+	a[2] |= 0x80
+	return append(a, "answered"...)
+}
+
+// withLength is a message behind its length.
+func withLength(p []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(p))), p...)
+}
+
+// longResolver answers one question on each connection.
+func longResolver(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			buffer := make([]byte, 4096)
+			if n, _ := io.ReadAtLeast(conn, buffer, 14); n > 2 {
+				_, _ = conn.Write(withLength(answered(buffer[2:n])))
+			}
+			conn.Close()
+		}
+	}()
+	return listener.Addr().String()
+}
+
+func TestDNS(t *testing.T) {
+	question := dnsMessage(0x1234, recursion, 1)
 	w := &world{places: map[string]string{
 		// The first resolver answers another question, and is left for the second one only when it has
 		// nothing more to say.
-		"udp 192.0.2.53:53": udpEcho(t, func(p []byte) []byte { a := answer(p); a[0]++; return a }),
-		"udp 192.0.2.54:53": udpEcho(t, answer),
-		"tcp 192.0.2.54:53": stream,
+		"udp 192.0.2.53:53": udpEcho(t, func(p []byte) []byte { a := answered(p); a[0]++; return a }),
+		"udp 192.0.2.54:53": udpEcho(t, answered),
+		"tcp 192.0.2.54:53": longResolver(t),
 	}}
-	n, conn := network(t, vmnet.Config{NAT: w.nat()})
-	_ = n
+	_, conn := network(t, vmnet.Config{NAT: w.nat()})
 	g := newGuest(t, conn, itself)
 	flow := g.dialUDP(t, "169.254.169.254:53")
 	_, _ = flow.Write([]byte("short"))
@@ -282,11 +330,60 @@ func TestDNS(t *testing.T) {
 	buffer := make([]byte, 4096)
 	flow.SetReadDeadline(time.Now().Add(patience))
 	size, err := flow.Read(buffer)
-	if err != nil || !bytes.Equal(buffer[:size], answer(question)) {
+	if err != nil || !bytes.Equal(buffer[:size], answered(question)) {
 		t.Errorf("the answer is %q, %v", buffer[:size], err)
 	}
-	if got := greeting(t, g.mustDial(t, "169.254.169.254:53")); got != "stream" {
-		t.Errorf("a long question is answered by %q", got)
+	long := g.mustDial(t, "169.254.169.254:53")
+	defer long.Close()
+	long.SetDeadline(time.Now().Add(patience))
+	for range 2 {
+		_, _ = long.Write(withLength(question))
+		want := withLength(answered(question))
+		if _, err := io.ReadFull(long, buffer[:len(want)]); err != nil || !bytes.Equal(buffer[:len(want)], want) {
+			t.Errorf("a long question is answered by %q, %v", buffer[:len(want)], err)
+		}
+	}
+}
+
+// The host's resolver, often on its loopback, gets questions from a guest, and nothing else.
+func TestOnlyQuestionsReachTheResolver(t *testing.T) {
+	w := &world{places: map[string]string{
+		"udp 192.0.2.53:53": udpEcho(t, answered), "tcp 192.0.2.53:53": longResolver(t),
+	}}
+	_, conn := network(t, vmnet.Config{NAT: w.nat()})
+	g := newGuest(t, conn, itself)
+	flow := g.dialUDP(t, "169.254.169.254:53")
+	const update, notify, response = 5 << 11, 4 << 11, 0x8000
+	for name, message := range map[string][]byte{
+		"a transfer":              dnsMessage(1, 0, 252),
+		"an incremental one":      dnsMessage(1, 0, 251),
+		"an update":               dnsMessage(1, update, 6),
+		"a notification":          dnsMessage(1, notify, 6),
+		"an answer":               dnsMessage(1, response, 1),
+		"a count that is a lie":   dnsMessage(1, recursion, 1, 1),
+		"two questions":           append(dnsMessage(1, recursion, 1)[:4], append([]byte{0, 2}, dnsMessage(1, recursion, 1)[6:]...)...),
+		"what is no message":      bytes.Repeat([]byte("x"), 100),
+		"a header":                dnsMessage(1, recursion, 1)[:12],
+		"an empty one":            {},
+		"what is longer than any": dnsMessage(1, recursion, 1)[:13],
+	} {
+		_, _ = flow.Write(message)
+		long := g.mustDial(t, "169.254.169.254:53")
+		long.SetDeadline(time.Now().Add(patience))
+		_, _ = long.Write(withLength(message))
+		if n, err := long.Read(make([]byte, 100)); err != io.EOF {
+			t.Errorf("%s got %d bytes, %v", name, n, err)
+		}
+		long.Close()
+	}
+	// Behind all of them, a question is the first thing that the resolver hears.
+	_, _ = flow.Write(dnsMessage(7, recursion, 1))
+	flow.SetReadDeadline(time.Now().Add(patience))
+	if _, err := flow.Read(make([]byte, 4096)); err != nil {
+		t.Error(err)
+	}
+	if n := w.dialed.Load(); n != 1 {
+		t.Errorf("the resolver was dialed %d times", n)
 	}
 }
 
@@ -302,7 +399,7 @@ func TestDNSQuestionsAtOnce(t *testing.T) {
 	w := &world{places: map[string]string{"udp 192.0.2.53:53": resolver}}
 	_, conn := network(t, vmnet.Config{NAT: w.nat()})
 	g := newGuest(t, conn, itself)
-	question := make([]byte, 12)
+	question := dnsMessage(0, recursion, 1)
 	flow := g.dialUDP(t, "169.254.169.254:53")
 	for i := range 2 * vmnet.Questions {
 		binary.BigEndian.PutUint16(question, uint16(i))
