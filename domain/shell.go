@@ -23,8 +23,11 @@ type ShellSpec struct {
 	Dir           string            // where it starts; empty is where the guest's tasks do
 	User          string            // who runs it; empty is who runs the guest's tasks
 	Columns, Rows uint16            // of the terminal to begin with; 0 is 80 by 24
-	Timeout       time.Duration     // after which it is killed; 0 is none. Whole milliseconds are told
-	NoStdin       bool              // its standard input is empty
+	// Timeout is after what time it is killed; 0 is never. Whole milliseconds are told. A guest that can't see
+	// to it has its host abort it: its streams end as after an Abort, with what was unread, and only Wait and
+	// Result tell of the time-out.
+	Timeout time.Duration
+	NoStdin bool // its standard input is empty
 }
 
 // The size of a terminal where nothing else is said.
