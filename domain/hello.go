@@ -19,6 +19,8 @@ const (
 	// FeatureShell2 is the websocket subprotocol of shells with larger blocks and windows, and with an exit
 	// report.
 	FeatureShell2 Feature = "shell2"
+	// FeatureToken lets the host demand of every request that it proves to be the guest's tools'.
+	FeatureToken Feature = "token"
 )
 
 // Features is a set of them, in the order in which they were told.

@@ -25,6 +25,17 @@ type BootOptions struct {
 	// Options is what a task asks of its machine, as JSON in the machine's own words; empty is nothing. A
 	// *MalformedPayloadError, whose paths begin at the options, tells what of it can't be.
 	Options []byte
+	// Token is what the guest's tools prove themselves with (domain.FeatureToken), for a MachineWithToken to
+	// hand over; empty is none. It is a secret: no argument of a program, no log and no error may show it.
+	Token string
+}
+
+// MachineWithToken is a Machine that can hand a token over where nobody in the guest but its root, or
+// whoever its tools run as, can read it. Guests whose tools know of none are none the worse for it.
+type MachineWithToken interface {
+	Machine
+	// HandsTokenOver marks it; there is nothing to call.
+	HandsTokenOver()
 }
 
 // MachineWithOptions is a Machine that a task may ask for something.
