@@ -100,10 +100,14 @@ func (c *Client) Address() string {
 
 func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	conn, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if unix, ok := conn.(*net.UnixConn); ok {
 		return bigCopyConn{unix}, nil
 	}
-	return conn, err
+	wire.DontPace(conn)
+	return conn, nil
 }
 
 func (c *Client) connect(ctx context.Context) (net.Conn, error) {

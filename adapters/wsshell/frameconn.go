@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/domain"
 )
 
@@ -84,7 +85,7 @@ func newFrameConn(conn net.Conn, guest bool, maxMessage int) *frameConn {
 	room := float64(looseRoom + maxMessage)
 	c := &frameConn{Conn: conn, guest: guest, most: maxMessage, loose: room, room: room, since: time.Now()}
 	c.writing, c.onFail = make(chan struct{}, 1), func(error) {}
-	dontPace(conn)
+	wire.DontPace(conn)
 	if !guest { // a guest's cores are its task's
 		c.eager = newEager(conn)
 	}

@@ -1,4 +1,4 @@
-package wsshell
+package wire
 
 import (
 	"net"
@@ -19,7 +19,7 @@ func TestConnectionsWithinAMachineAreNotPaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	dontPace(conn)
+	DontPace(conn)
 	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)

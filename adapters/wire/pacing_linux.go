@@ -1,4 +1,4 @@
-package wsshell
+package wire
 
 import (
 	"net"
@@ -11,10 +11,10 @@ import (
 // unpaced is a congestion control that sends as soon as it may. Every kernel has it, and lets everybody use it.
 const unpaced = "reno"
 
-// dontPace has what is sent on a connection within a machine, or to its own metadata address, sent at once.
+// DontPace has what is sent on a connection within a machine, or to its own metadata address, sent at once.
 // Where a system's default is BBR, timers pace it: between a guest and its host nothing is ever lost for want
 // of that, and it costs a third of the rate and twice the processor time. Over a network the default stays.
-func dontPace(conn net.Conn) {
+func DontPace(conn net.Conn) {
 	socket, ok := conn.(syscall.Conn)
 	if !ok || !isNear(conn.RemoteAddr()) {
 		return

@@ -1,7 +1,0 @@
-//go:build !linux
-
-package wsshell
-
-import "net"
-
-func dontPace(net.Conn) {}
