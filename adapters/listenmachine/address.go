@@ -27,6 +27,7 @@ const (
 type place struct {
 	network string
 	address string
+	hops    int // 0 is as many as the system says
 }
 
 func parse(address string) (place, error) {
@@ -65,7 +66,8 @@ func (p place) bound(addr net.Addr) string {
 
 func (p place) listen(ctx context.Context) (net.Listener, error) {
 	if p.network != "unix" {
-		listener, err := new(net.ListenConfig).Listen(ctx, p.network, p.address)
+		config := net.ListenConfig{Control: p.boundHops}
+		listener, err := config.Listen(ctx, p.network, p.address)
 		if err != nil {
 			return nil, fmt.Errorf("%q can't be listened at: %w; use an address of this machine and a port that is free (0 finds one)", p.address, err)
 		}

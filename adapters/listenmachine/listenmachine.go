@@ -13,12 +13,16 @@ import (
 	"github.com/hexworker/metaservice/ports"
 )
 
-// Config is what a Machine needs: all of it, but Listening.
+// Config is what a Machine needs: Address and Serve; the rest may be zero.
 type Config struct {
 	// Address is where to listen: HOST:PORT, :PORT (on every address that this machine has), or
 	// unix:/PATH. Port 0 is any that is free. The socket's file is for its owner alone; one that was
 	// left behind by a host that is gone is replaced.
 	Address string
+	// Hops is how far answers go: 1 is to the guest, and not to what is behind it, such as a container in it
+	// with a network of its own, or a neighbour that it routes for. 0 is 1 at a link-local address, such as that of
+	// a tap, and no bound at others. A guest behind a router needs more.
+	Hops int
 	// Serve serves a handler until ctx ends, which is no error, or the listener fails, and closes the
 	// listener.
 	Serve func(ctx context.Context, listener net.Listener, handler http.Handler) error
@@ -35,6 +39,10 @@ type Machine struct {
 // New checks the configuration, and starts nothing.
 func New(config Config) (*Machine, error) {
 	where, err := parse(config.Address)
+	if err != nil {
+		return nil, err
+	}
+	where, err = where.withHops(config.Hops)
 	if err != nil {
 		return nil, err
 	}
