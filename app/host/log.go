@@ -47,7 +47,7 @@ func (s *Service) logEnded(err error) {
 }
 
 // copyLog writes body to the sink as it comes. It reads it to its end even where the sink failed or
-// the limit is reached: the guest's task must not hang on a host's full disk.
+// the limit is reached, if not as fast as it comes: the guest's task must not hang on a host's full disk.
 func (s *Service) copyLog(ctx context.Context, body io.Reader) error {
 	quiet := make([]byte, logQuiet)
 	buf := quiet
@@ -63,8 +63,12 @@ func (s *Service) copyLog(ctx context.Context, body io.Reader) error {
 	for {
 		n, err := body.Read(buf)
 		if n > 0 {
-			if werr := s.writeLog(ctx, buf[:n]); werr != nil && sinkErr == nil {
+			kept, werr := s.writeLog(ctx, buf[:n])
+			if werr != nil && sinkErr == nil {
 				sinkErr = werr
+			}
+			if kept < n && err == nil {
+				err = s.dropped(ctx, n-kept)
 			}
 		}
 		switch {
@@ -85,17 +89,17 @@ func (s *Service) copyLog(ctx context.Context, body io.Reader) error {
 	}
 }
 
-// writeLog writes one chunk, whole, when it is its turn.
-func (s *Service) writeLog(ctx context.Context, chunk []byte) error {
+// writeLog writes one chunk, whole, when it is its turn, and tells how much of it was to be kept.
+func (s *Service) writeLog(ctx context.Context, chunk []byte) (kept int, err error) {
 	if err := s.takeSinkSlot(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { s.sinkSlot <- struct{}{} }()
 
 	s.mu.Lock()
 	if s.bookClosed {
 		s.mu.Unlock()
-		return fmt.Errorf("%w: its log is closed", domain.ErrConflict)
+		return 0, fmt.Errorf("%w: its log is closed", domain.ErrConflict)
 	}
 	failed := s.sinkErr
 	keep := 0
@@ -103,22 +107,22 @@ func (s *Service) writeLog(ctx context.Context, chunk []byte) error {
 		keep = s.book.Take(len(chunk))
 	}
 	s.mu.Unlock()
-	if failed != nil {
-		return failed
+	if failed != nil || keep == 0 {
+		return 0, failed
 	}
 	n, err := s.sink.Write(chunk[:keep])
 	if err == nil && n < keep {
 		err = io.ErrShortWrite
 	}
 	if err == nil {
-		return nil
+		return keep, nil
 	}
 	err = fmt.Errorf("%w: %w", domain.ErrLog, err)
 	s.mu.Lock()
 	s.sinkErr = err
 	s.book.Unwrite(keep - max(n, 0))
 	s.mu.Unlock()
-	return err
+	return 0, err
 }
 
 // takeSinkSlot waits for the turn to write to the sink. What has come is written even where its request

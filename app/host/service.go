@@ -47,6 +47,7 @@ type Service struct {
 	sinkSlot   chan struct{}  // holds one token: whoever has it may write to the sink
 	background sync.WaitGroup // the goroutines that are the service's own
 	shells     shells
+	drain      drain
 
 	mu       sync.Mutex // guards all below, and is never held over I/O or a wait
 	mailbox  *domain.Mailbox

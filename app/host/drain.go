@@ -1,0 +1,48 @@
+package host
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// What is read only to be dropped: 16 MiB a second cost about a hundredth of a core, and hold no task up
+// for long that is about to end. A read that brings little costs as much as one that brings this much more.
+const (
+	drainRate  = 16 << 20
+	drainBurst = 1 << 20
+	drainLeast = 16 << 10
+)
+
+// drain paces all of a guest's log bodies together, once what they bring is dropped: without it a guest
+// could keep a core of its host busy for as long as it likes.
+type drain struct {
+	mu   sync.Mutex // guards what follows
+	paid time.Time  // until when what was read so far takes at drainRate
+}
+
+// read notes that n bytes were read to be dropped at now, and tells how long to wait before more are.
+func (d *drain) read(n int, now time.Time) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if burst := now.Add(-drainBurst * time.Second / drainRate); d.paid.Before(burst) {
+		d.paid = burst
+	}
+	d.paid = d.paid.Add(time.Duration(max(n, drainLeast)) * time.Second / drainRate)
+	return d.paid.Sub(now)
+}
+
+// dropped waits after n bytes of a log were read for nothing. An error is the end of the request or of the
+// service: nobody reads on.
+func (s *Service) dropped(ctx context.Context, n int) error {
+	timer := time.NewTimer(s.drain.read(n, time.Now()))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-s.closing.Done():
+		return context.Cause(s.closing)
+	case <-timer.C:
+		return nil
+	}
+}
