@@ -11,10 +11,25 @@ import (
 // GuestAPI is what a guest may ask of its host. app/host implements it, and the HTTP API calls it: a
 // driving port. Everything that comes in through it is a hostile guest's.
 //
+// The HTTP API asks Admit, or AdmitHello, before anything else of a request is looked at.
+//
 // ctx is the request's: it ends when the guest hangs up. Every method is safe for concurrent use.
 // The errors are those of domain (ErrConflict, ErrUnknownAction, ErrInvalidReply and so on); anything
 // else is the host's own failure.
 type GuestAPI interface {
+	// Admit tells whether a request is served that shows this token, which is empty where it shows none:
+	// nil or ErrUnauthorized. It costs as little for a wrong one as for none.
+	Admit(shown string) error
+
+	// AdmitHello is Admit for a hello, which a guest may say before it asks for the token.
+	AdmitHello(shown string) error
+
+	// HandToken passes the token to deliver, for the first who asks. deliver must return nil only once it is
+	// written out: after an error, which is returned, nobody has it. ErrNoToken where this host hands none
+	// out, ErrTokenTaken for a second time, ErrTooMany while it is on its way, ErrUnauthorized for a request
+	// that shows a wrong one.
+	HandToken(ctx context.Context, shown string, deliver func(domain.Token) error) error
+
 	// Hello takes in a guest of version 2 and returns what this host offers. ErrInvalidHello.
 	Hello(ctx context.Context, hello domain.Hello) (domain.Features, error)
 
@@ -89,8 +104,9 @@ type FolderReply struct {
 
 // ShellTerms are what a shell's host end is made with.
 type ShellTerms struct {
-	Spec   domain.ShellSpec
-	Memory ShellMemory
+	Spec    domain.ShellSpec
+	Memory  ShellMemory
+	Silence time.Duration // for which the guest may leave pings unanswered; 0 is 45 s
 }
 
 // ShellMemory is what the shells of one guest may hold together of what the guest has sent and nobody

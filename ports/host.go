@@ -2,6 +2,7 @@ package ports
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 
@@ -28,6 +29,11 @@ type BootOptions struct {
 	// Token is what the guest's tools prove themselves with (domain.FeatureToken), for a MachineWithToken to
 	// hand over; empty is none. It is a secret: no argument of a program, no log and no error may show it.
 	Token string
+}
+
+// Format shows no more than what is there: the options of a task may hold secrets, and the token is one.
+func (o BootOptions) Format(out fmt.State, _ rune) {
+	fmt.Fprintf(out, "{options: %d bytes, token: %t}", len(o.Options), o.Token != "")
 }
 
 // MachineWithToken is a Machine that can hand a token over where nobody in the guest but its root, or

@@ -38,15 +38,19 @@ func New(api ports.GuestAPI, logger *slog.Logger) http.Handler {
 	r := chi.NewRouter()
 	r.NotFound(h.noSuchEndPoint)
 	r.MethodNotAllowed(h.methodNotAllowed(r))
-	r.Get(wire.PathExecute, bodiless(h.execute))
-	r.Get(wire.PathPoll, bodiless(h.poll))
-	r.Get(wire.PathPing, bodiless(h.ping))
-	r.Post(wire.PathLog, h.appendLog)
-	r.Put(wire.PathSuccess, bodiless(h.resolve(true)))
-	r.Put(wire.PathFailed, bodiless(h.resolve(false)))
-	r.Post(wire.PathReply, h.reply)
-	r.Get(wire.PathReply, h.shell)
-	r.Post(wire.PathHello, h.hello)
+	r.With(h.admit(api.AdmitHello)).Post(wire.PathHello, h.hello)
+	r.Post(wire.PathToken, bodiless(h.handToken)) // which has rules of its own
+	r.Group(func(r chi.Router) {
+		r.Use(h.admit(api.Admit))
+		r.Get(wire.PathExecute, bodiless(h.execute))
+		r.Get(wire.PathPoll, bodiless(h.poll))
+		r.Get(wire.PathPing, bodiless(h.ping))
+		r.Post(wire.PathLog, h.appendLog)
+		r.Put(wire.PathSuccess, bodiless(h.resolve(true)))
+		r.Put(wire.PathFailed, bodiless(h.resolve(false)))
+		r.Post(wire.PathReply, h.reply)
+		r.Get(wire.PathReply, h.shell)
+	})
 	return r
 }
 
@@ -100,8 +104,11 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		// The app tells whoever can act on it; a guest could repeat this without end.
 		h.log.Debug("a guest's request failed", "endpoint", r.Pattern, "error", err)
 	}
-	if refusal.Code == domain.CodeTooManyRequests {
+	switch refusal.Code {
+	case domain.CodeTooManyRequests:
 		w.Header().Set("Retry-After", "1")
+	case domain.CodeUnauthorized:
+		w.Header().Set(wire.HeaderChallenge, wire.Challenge) // RFC 9110, section 15.5.2
 	}
 	respond(w, wire.Status(refusal.Code), wire.EncodeError(refusal))
 }

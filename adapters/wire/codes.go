@@ -49,6 +49,9 @@ var refusals = []struct {
 	{domain.ErrSlowReply, domain.CodeInvalidPayload},
 	{domain.ErrInvalidReport, domain.CodeInvalidPayload},
 	{domain.ErrInvalidHello, domain.CodeInvalidPayload},
+	{domain.ErrUnauthorized, domain.CodeUnauthorized},
+	{domain.ErrTokenTaken, domain.CodeResourceConflict},
+	{domain.ErrNoToken, domain.CodeNoSuchEndPoint},
 }
 
 // Refusal turns an error of the app into what the guest is told. What is the host's own business

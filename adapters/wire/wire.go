@@ -13,6 +13,7 @@ const (
 	PathReply   = "/engine/v1/reply"
 	PathPing    = "/engine/v1/ping"
 	PathHello   = "/engine/v2/hello"
+	PathToken   = "/engine/v2/token"
 )
 
 // QueryID is the parameter of PathReply that tells which action is answered.

@@ -23,6 +23,7 @@ type EngineConfig struct {
 	IDs     ports.IDs
 	Logger  *slog.Logger // nil is silence
 	Limits  domain.Limits
+	Token   domain.TokenMode // whether guests' tools must prove themselves; empty is domain.TokenAuto
 
 	MaxConcurrency int           // sandboxes at once; 0 is any number
 	BootTimeout    time.Duration // for a guest's first request; 0 is none
@@ -66,6 +67,9 @@ func NewEngine(config EngineConfig) (*Engine, error) {
 			ErrInvalidConfig, config.MaxConcurrency, config.BootTimeout, config.StopTimeout))
 	}
 	if _, err := config.Limits.WithDefaults(); err != nil {
+		errs = append(errs, fmt.Errorf("%w: %w", ErrInvalidConfig, err))
+	}
+	if err := config.Token.Check(); err != nil {
 		errs = append(errs, fmt.Errorf("%w: %w", ErrInvalidConfig, err))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -324,7 +328,7 @@ func (b *Builder) job() Job {
 	c := b.engine.config
 	return Job{
 		Config: Config{
-			Execute: b.payload.Execute, Log: b.log, Limits: c.Limits, IDs: c.IDs, Logger: c.Logger,
+			Execute: b.payload.Execute, Log: b.log, Limits: c.Limits, IDs: c.IDs, Logger: c.Logger, Token: c.Token,
 		},
 		Machine:        c.Machine,
 		MachineOptions: b.payload.Machine,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,9 +21,13 @@ type Config struct {
 	Limits  domain.Limits // zero fields mean their defaults
 	IDs     ports.IDs
 	Logger  *slog.Logger // nil is silence
+	// Token says whether the guest's tools must prove themselves; empty is domain.TokenAuto.
+	Token domain.TokenMode
 	// Resolved is told the outcome, once, on a goroutine of its own, when the guest has reported a
 	// result and the log has ended. It isn't called for a guest that never reports one.
 	Resolved func(domain.Outcome)
+
+	handsOver bool // the machine can hand a token over
 }
 
 // Service is what one guest talks to, and what asks that guest for things. Safe for concurrent use.
@@ -34,6 +39,8 @@ type Service struct {
 	ids      ports.IDs
 	log      *slog.Logger
 	resolved func(domain.Outcome)
+	token    domain.Token    // none where there is no need of one
+	offered  domain.Features // of version 2
 
 	closing    context.Context // ends with Close
 	close      context.CancelCauseFunc
@@ -68,10 +75,14 @@ type Service struct {
 	executed   bool // the guest has asked what to run
 	hellos     seldom
 	brokenLogs seldom
+	access     domain.Access
+	proved     bool   // a request has shown the token
+	strangers  seldom // requests that did not
+	askers     seldom // of a token that somebody has already
 	isClosed   bool
 }
 
-// offered are the features of version 2 that this host offers.
+// offered are the features of version 2 that every host offers.
 var offered = domain.Features{domain.FeatureResult, domain.FeatureExec, domain.FeatureShell2}
 
 // ErrInvalidConfig is a Config that no service can be made of.
@@ -80,7 +91,7 @@ var ErrInvalidConfig = errors.New("invalid configuration")
 // New checks the configuration, names every mistake in it, and starts nothing.
 func New(config Config) (*Service, error) {
 	limits, limitsErr := config.Limits.WithDefaults()
-	if err := errors.Join(config.Execute.Check(), limitsErr); err != nil {
+	if err := errors.Join(config.Execute.Check(), limitsErr, config.Token.Check()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidConfig, err)
 	}
 	if config.IDs == nil {
@@ -112,6 +123,12 @@ func New(config Config) (*Service, error) {
 		asks:     make(map[domain.ActionID]*ask),
 		presence: domain.NewPresence(limits.Silence),
 		book:     domain.NewLogBook(limits.LogBytes),
+		access:   domain.NewAccess(config.Token, config.handsOver),
+		offered:  offered,
+	}
+	if s.access.HasToken() {
+		s.token = newToken()
+		s.offered = append(slices.Clone(offered), domain.FeatureToken)
 	}
 	s.closing, s.close = context.WithCancelCause(context.Background())
 	s.shells.init(limits, s.closing)
@@ -302,7 +319,7 @@ func (s *Service) Hello(_ context.Context, hello domain.Hello) (domain.Features,
 	defer s.mu.Unlock()
 	rebooted := s.bootID != "" && s.bootID != hello.BootID
 	s.bootID = hello.BootID
-	s.features = offered.Both(hello.Features)
+	s.features = s.offered.Both(hello.Features)
 	switch {
 	case !s.hellos.again():
 	case rebooted:
@@ -310,7 +327,7 @@ func (s *Service) Hello(_ context.Context, hello domain.Hello) (domain.Features,
 	default:
 		s.log.Info("the guest says hello", "hello", hello, "time", s.hellos)
 	}
-	return offered, nil
+	return s.offered, nil
 }
 
 // Features implements ports.GuestAPI.
@@ -328,6 +345,7 @@ func (s *Service) Execute(context.Context) (domain.Execute, error) {
 	if _, resolved := s.resolution.Result(); resolved {
 		return domain.Execute{}, domain.ErrConflict
 	}
+	s.tellUnproved()
 	s.executed = true
 	return s.execute, nil
 }

@@ -58,11 +58,14 @@ func Start(ctx context.Context, job Job) (*Task, error) {
 
 // start goes on with a life that was begun.
 func start(ctx context.Context, job Job, life domain.Life) (*Task, error) {
+	_, job.Config.handsOver = job.Machine.(ports.MachineWithToken)
 	service, err := New(job.Config)
 	if err != nil {
 		return nil, err
 	}
-	guest, err := job.Machine.Boot(ctx, ports.BootOptions{Handler: job.Handler(service), Options: job.MachineOptions})
+	guest, err := job.Machine.Boot(ctx, ports.BootOptions{
+		Handler: job.Handler(service), Options: job.MachineOptions, Token: service.machineToken().Reveal(),
+	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("the machine did not start: %w", err), service.Close())
 	}

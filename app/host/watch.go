@@ -63,10 +63,17 @@ func (t *Task) watch() domain.Outcome {
 		case <-called:
 			called, boot = nil, nil
 		case <-boot:
-			return w.gone(domain.EventMachineDied,
-				fmt.Errorf("the guest did not call its host within %s: are guest-tools running in it, and do they reach the metadata address?", t.boot))
+			return w.gone(domain.EventMachineDied, t.uncalled())
 		}
 	}
+}
+
+// uncalled is what there is to say of a guest that did not call.
+func (t *Task) uncalled() error {
+	if why := t.service.whyUncalled(); why != nil {
+		return fmt.Errorf("the guest's tools did not prove themselves within %s: %w", t.boot, why)
+	}
+	return fmt.Errorf("the guest did not call its host within %s: are guest-tools running in it, and do they reach the metadata address?", t.boot)
 }
 
 // timerFor is a channel that fires after d, or never if d is 0.
