@@ -130,6 +130,9 @@ var _ ports.HostShell = (*HostShell)(nil)
 
 func newHostShell(v2, exec bool, terms ports.ShellTerms) *HostShell {
 	h := &HostShell{peer: newPeer(v2), terms: terms, exec: exec, done: make(chan struct{})}
+	if terms.Silence > 0 {
+		h.silence = terms.Silence
+	}
 	var room func(int64) int64
 	if terms.Memory != nil {
 		room = terms.Memory.Take

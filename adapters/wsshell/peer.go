@@ -23,16 +23,15 @@ import (
 const Subprotocol = "metaservice.shell.v2"
 
 const (
-	// pingEvery is the time between pings; silence is how long one's own may go unanswered.
-	pingEvery = 15 * time.Second
-	silence   = 45 * time.Second
+	// maxSilence is how long one's own pings may go unanswered, where nothing else is said, and pingsAtOnce how
+	// many go out in that time.
+	maxSilence  = 45 * time.Second
+	pingsAtOnce = 3
 	// lastReads is for how long what the peer has sent is still read once nothing can be sent any more.
 	lastReads = 2 * time.Second
 )
 
 var (
-	// errSilent is a peer that doesn't answer pings.
-	errSilent = fmt.Errorf("the peer has not answered for %s", silence)
 	// errEnded is a connection that the peer ended before it had said what it should.
 	errEnded = errors.New("the connection ended")
 	// errText is a message that isn't binary.
@@ -41,12 +40,13 @@ var (
 
 // peer is what both ends have in common: a websocket with streams on it.
 type peer struct {
-	ws    *websocket.Conn
-	conn  *frameConn
-	v2    bool
-	block int // bytes of data in one message, at most
-	in    [domain.Streams]*inStream
-	out   [domain.Streams]*outStream
+	ws      *websocket.Conn
+	conn    *frameConn
+	v2      bool
+	block   int           // bytes of data in one message, at most
+	silence time.Duration // until the peer is given up that answers no ping
+	in      [domain.Streams]*inStream
+	out     [domain.Streams]*outStream
 	// control is told all but data and credit, on the reading goroutine. An error ends the connection.
 	control func(domain.Frame) error
 	// ended is told, once, that nothing is sent any more, and why.
@@ -83,11 +83,12 @@ type nonce [8]byte
 
 func newPeer(v2 bool) *peer {
 	p := &peer{
-		v2:    v2,
-		block: domain.ShellBlock,
-		turn:  make(chan struct{}, 1),
-		wake:  make(chan struct{}, 1),
-		over:  make(chan struct{}),
+		v2:      v2,
+		block:   domain.ShellBlock,
+		silence: maxSilence,
+		turn:    make(chan struct{}, 1),
+		wake:    make(chan struct{}, 1),
+		over:    make(chan struct{}),
 	}
 	if v2 {
 		p.block = domain.Shell2Block
@@ -132,7 +133,7 @@ func (p *peer) start(ws *websocket.Conn, conn *frameConn) {
 	ws.SetReadLimit(int64(p.maxMessage()))
 	conn.onFail = p.writeFailed
 	conn.pinged, conn.ponged, conn.most = p.pinged, p.ponged, p.maxMessage()
-	p.alive = time.AfterFunc(silence, func() { p.end(errSilent) })
+	p.alive = time.AfterFunc(p.silence, func() { p.end(fmt.Errorf("the peer has not answered for %s", p.silence)) })
 	p.tasks.Go(p.sendPending)
 }
 
@@ -217,7 +218,7 @@ func (p *peer) end(err error) {
 
 // sendPending is the sender: no stream waits for it, and it waits for no stream's credit.
 func (p *peer) sendPending() {
-	pings := time.NewTicker(pingEvery)
+	pings := time.NewTicker(p.silence / pingsAtOnce)
 	defer pings.Stop()
 	for {
 		select {
@@ -274,7 +275,7 @@ func (p *peer) ping() {
 	_, _ = rand.Read(n[:]) // which never fails
 	p.mu.Lock()
 	p.pings = append(p.pings, n)
-	if len(p.pings) > int(silence/pingEvery) {
+	if len(p.pings) > pingsAtOnce {
 		p.pings = p.pings[1:]
 	}
 	p.mu.Unlock()
@@ -287,7 +288,7 @@ func (p *peer) ponged(payload []byte) {
 	defer p.mu.Unlock()
 	answered := slices.ContainsFunc(p.pings, func(n nonce) bool { return bytes.Equal(payload, n[:]) })
 	if answered && p.cause == nil {
-		p.alive.Reset(silence)
+		p.alive.Reset(p.silence)
 	}
 }
 

@@ -3,8 +3,10 @@ package wsshell_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -246,6 +248,35 @@ func TestAClosedOutputGivesAllOfItsWindowBack(t *testing.T) {
 				}
 				if _, err := p.host.StdoutPipe().Read(make([]byte, 1)); !errors.Is(err, io.ErrClosedPipe) {
 					t.Errorf("a read after Close: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// How long a guest may leave pings unanswered is for its host to say.
+func TestSilenceIsTheHostsToSay(t *testing.T) {
+	for _, answer := range []bool{false, true} {
+		t.Run(fmt.Sprintf("answering %t", answer), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := attackWith(t, version2, ports.ShellTerms{Silence: 3 * time.Second})
+				frames := a.reads(answer)
+				began := time.Now()
+				if answer {
+					time.Sleep(20 * time.Second)
+					a.conn.Close()
+				}
+				err := a.over()
+				took := time.Since(began)
+				if !answer && (took != 3*time.Second || !strings.Contains(err.Error(), "has not answered for 3s")) {
+					t.Errorf("after %s its caller is told %v", took, err)
+				}
+				if answer && took != 20*time.Second {
+					t.Errorf("it was over after %s, %v", took, err)
+				}
+				a.conn.Close()
+				if n, want := len(<-frames), int(took/time.Second); n < want-1 || n > want {
+					t.Errorf("%d pings in %s", n, took)
 				}
 			})
 		})

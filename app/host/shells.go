@@ -224,7 +224,7 @@ func (s *Service) connect(a *ask, memory ports.ShellMemory, connect func(ports.S
 		a.finish(fmt.Errorf("%w: the handshake of %s hangs", domain.ErrNoReply, a.action))
 	})
 	defer hangs.Stop()
-	inner, err := connect(ports.ShellTerms{Spec: a.action.Shell(), Memory: memory})
+	inner, err := connect(ports.ShellTerms{Spec: a.action.Shell(), Memory: memory, Silence: s.limits.Silence})
 	if err != nil {
 		a.finish(err)
 		return nil, err

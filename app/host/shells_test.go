@@ -161,6 +161,9 @@ func TestAShell(t *testing.T) {
 		if diff := cmp.Diff(spec, fake.terms.Spec); diff != "" {
 			t.Errorf("the shell's spec: -want +got:\n%s", diff)
 		}
+		if got := fake.terms.Silence; got != domain.Defaults().Silence {
+			t.Errorf("the guest may leave pings unanswered for %s", got)
+		}
 		// An open shell is a sign of life: its guest isn't lost, whatever it polls.
 		time.Sleep(time.Hour)
 		select {
