@@ -18,18 +18,24 @@ import (
 	"github.com/hexworker/metaservice/domain"
 )
 
-// check looks, before anything is started, at all that a guest needs, and finds the program.
-func (m *Machine) check(ctx context.Context, wish wish) (program string, err error) {
-	program, err = findProgram(m.config.Program, "QEMU", "qemu-system-x86")
+// findings are what check has found out.
+type findings struct {
+	program  string // QEMU
+	diskSize int64  // as the guest sees it; 0 is no disk
+}
+
+// check looks, before anything is started, at all that a guest needs.
+func (m *Machine) check(ctx context.Context, wish wish) (found findings, err error) {
+	found.program, err = findProgram(m.config.Program, "QEMU", "qemu-system-x86")
 	if err != nil {
-		return "", err
+		return found, err
 	}
 	there, err := m.host.memory()
 	if err != nil {
-		return "", err
+		return found, err
 	}
 	if wish.memory > there {
-		return "", fmt.Errorf("the guest is to have %s of memory, and this host has %s: give it less",
+		return found, fmt.Errorf("the guest is to have %s of memory, and this host has %s: give it less",
 			humanize.IBytes(uint64(wish.memory)), humanize.IBytes(uint64(there)))
 	}
 	image := m.config.Image
@@ -38,18 +44,23 @@ func (m *Machine) check(ctx context.Context, wish wish) (program string, err err
 			continue
 		}
 		if err := checkFile(file.path); err != nil {
-			return "", fmt.Errorf("the guest's %s can't be used: %w", file.what, err)
+			return found, fmt.Errorf("the guest's %s can't be used: %w", file.what, err)
 		}
 	}
 	if image.Disk != "" {
-		if err := m.checkDisk(ctx); err != nil {
-			return "", fmt.Errorf("the guest's disk %s can't be used: %w", domain.Quote(image.DiskFile()), err)
+		if found.diskSize, err = m.checkDisk(ctx); err != nil {
+			return found, fmt.Errorf("the guest's disk %s can't be used: %w", domain.Quote(image.DiskFile()), err)
 		}
 		if info, err := os.Stat(m.config.Folder); err != nil || !info.IsDir() {
-			return "", fmt.Errorf("what the guest writes to its disk can't be kept in %s: it must be a folder", domain.Quote(m.config.Folder))
+			return found, fmt.Errorf("what the guest writes to its disk can't be kept in %s: it must be a folder", domain.Quote(m.config.Folder))
 		}
 	}
-	return program, nil
+	return found, nil
+}
+
+// imageProgram finds qemu-img.
+func (m *Machine) imageProgram() (string, error) {
+	return findProgram(m.config.ImageProgram, "qemu-img, which disks need,", "qemu-utils")
 }
 
 func findProgram(name, what, debian string) (string, error) {
@@ -94,50 +105,67 @@ type diskInfo struct {
 	} `json:"format-specific"`
 }
 
-// checkDisk has qemu-img look at the disk, once for as long as it stays the same.
-func (m *Machine) checkDisk(ctx context.Context) error {
-	disk, format := m.config.Image.DiskFile(), m.config.Image.DiskFormat
-	stat, err := os.Stat(disk)
+// disk is one that was found to be sound.
+type disk struct {
+	asOf string // its length and time
+	size int64  // as the guest sees it
+}
+
+// checkDisk has qemu-img look at the disk, once for as long as it stays the same, and tells its size.
+func (m *Machine) checkDisk(ctx context.Context) (size int64, err error) {
+	image := m.config.Image
+	stat, err := os.Stat(image.DiskFile())
 	if err != nil {
-		return err
+		return 0, err
 	}
 	now := fmt.Sprint(stat.Size(), stat.ModTime().UnixNano())
 	m.mu.Lock()
-	known := m.sound == now
+	known := m.sound
 	m.mu.Unlock()
-	if known {
-		return nil
+	if known.asOf == now {
+		return known.size, nil
 	}
-	program, err := findProgram(m.config.ImageProgram, "qemu-img, which disks need,", "qemu-utils")
+	program, err := m.imageProgram()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	text, err := runTool(ctx, program, "info", "--output=json", "-f", string(format), disk)
+	if size, err = lookAtDisk(ctx, program, image.DiskFile(), image.DiskFormat); err != nil {
+		return 0, err
+	}
+	m.mu.Lock()
+	m.sound = disk{asOf: now, size: size}
+	m.mu.Unlock()
+	return size, nil
+}
+
+// lookAtDisk finds what is wrong with a disk, and its size.
+func lookAtDisk(ctx context.Context, program, disk string, format vmimage.DiskFormat) (int64, error) {
+	text, err := runTool(ctx, program, nil, "info", "--output=json", "-f", string(format), disk)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var info diskInfo
 	if err := json.Unmarshal(text, &info); err != nil {
-		return fmt.Errorf("qemu-img can't be understood: %w", err)
+		return 0, fmt.Errorf("qemu-img can't be understood: %w", err)
+	}
+	if info.VirtualSize <= 0 {
+		return 0, errors.New("there is no room on it")
 	}
 	if info.Backing != "" || info.Specific.Data.DataFile != "" {
-		return errors.New("it keeps a part of its data in another file; make it whole: qemu-img convert -O qcow2 OLD NEW")
+		return 0, errors.New("it keeps a part of its data in another file; make it whole: qemu-img convert -O qcow2 OLD NEW")
 	}
 	if format == vmimage.FormatQCOW2 {
-		if _, err := runTool(ctx, program, "check", "-q", "-f", string(format), disk); err != nil {
-			return err
+		if _, err := runTool(ctx, program, nil, "check", "-q", "-f", string(format), disk); err != nil {
+			return 0, err
 		}
 	}
-	m.mu.Lock()
-	m.sound = now
-	m.mu.Unlock()
-	return nil
+	return info.VirtualSize, nil
 }
 
-// runTool runs a program to its end. The error has what it said.
-func runTool(ctx context.Context, program string, args ...string) ([]byte, error) {
+// runTool runs a program, which inherits the files, to its end. The error has what it said.
+func runTool(ctx context.Context, program string, files []*os.File, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = []string{"LC_ALL=C"}
+	cmd.Env, cmd.ExtraFiles = []string{"LC_ALL=C"}, files
 	var out, says bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &says
 	if err := cmd.Run(); err != nil {

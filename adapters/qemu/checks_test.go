@@ -85,6 +85,14 @@ func TestErrorsBeforeAnythingIsStarted(t *testing.T) {
 			c.Image.Disk, c.Image.DiskFormat = "initrd.img", "raw"
 			c.Folder = c.Image.KernelFile()
 		}, []string{"it must be a folder"}},
+		"a disk without room": {disk("qcow2", func(t *testing.T, file string) {
+			img(t, "create", "-q", "-f", "qcow2", file, "0")
+		}), []string{"disk", "there is no room on it"}},
+		"a folder that takes nothing": {func(t *testing.T, c *qemu.Config) {
+			needImg(t)
+			c.Image.Disk, c.Image.DiskFormat = "initrd.img", "raw"
+			c.Folder = "/proc" // a folder in which nobody makes files
+		}, []string{`what the guest writes to its disk can't be kept in "/proc"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			started := filepath.Join(t.TempDir(), "started")
@@ -149,7 +157,7 @@ func TestDiskIsCheckedWhenItChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if text, err := os.ReadFile(asked); err != nil || string(text) != "info\ncheck\n" {
+	if text, err := os.ReadFile(asked); err != nil || string(text) != "info\ncheck\ncreate\ncreate\ncreate\n" {
 		t.Errorf("qemu-img was asked for %q, %v", text, err)
 	}
 	if err := os.WriteFile(c.Image.DiskFile(), []byte("garbage"), 0o600); err != nil {
@@ -175,7 +183,7 @@ func TestOptionsSchema(t *testing.T) {
 	}
 	for options, want := range map[string]bool{
 		`{}`: true, `{"memory":"512MiB","cpus":4,"network":"nat"}`: true, `{"memory":"0.5 GB"}`: true,
-		`{"memory":512}`: false, `{"cpus":5}`: false, `{"cpus":0}`: false, `{"network":"bridge"}`: false, `{"more":1}`: false,
+		`{"memory":512}`: false, `{"memory":null}`: false, `{"cpus":null}`: false, `{"network":null}`: false, `{"cpus":5}`: false, `{"cpus":0}`: false, `{"network":"bridge"}`: false, `{"more":1}`: false,
 	} {
 		var value any
 		if err := json.Unmarshal([]byte(options), &value); err != nil {

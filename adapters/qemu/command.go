@@ -8,9 +8,17 @@ import (
 	"github.com/hexworker/metaservice/adapters/vmnet"
 )
 
-// cardFD is the descriptor under which QEMU has its end of the guest's card: the first one after the
-// standard ones.
-const cardFD = 3
+// What QEMU inherits beside the standard files has these descriptors, which its command line names. No
+// argument has what is in them: everybody on the host can read arguments.
+const (
+	cardFD    = 3 // its end of the guest's card
+	overlayFD = 4 // what the guest writes to its disk
+	tokenFD   = 5 // what the guest's tools prove themselves with
+)
+
+// TokenName is what the firmware calls the token. A guest has it in a file below
+// /sys/firmware/qemu_fw_cfg/by_name that root alone can read.
+const TokenName = "opt/org.hexworker.metaservice.token"
 
 // arguments are QEMU's.
 func (m *Machine) arguments(wish wish, acceleration Acceleration) []string {
@@ -40,12 +48,23 @@ func (m *Machine) arguments(wish wish, acceleration Acceleration) []string {
 	}
 	if image.Disk != "" {
 		args = append(args,
-			// What the guest writes is lost with it, so nothing has to be safe on the way.
-			"-drive", fmt.Sprintf("file=%s,format=%s,if=none,id=disk,snapshot=on,cache=unsafe", escape(image.DiskFile()), image.DiskFormat),
-			"-device", "virtio-blk-pci,drive=disk")
+			// What the guest writes is lost with it, so nothing has to be safe on the way. The disk itself is
+			// the overlay's backing file, which is only read.
+			"-drive", fmt.Sprintf("file=%s,format=qcow2,if=none,id=disk,cache=unsafe,"+
+				"backing.driver=%s,backing.file.driver=file,backing.file.filename=%s",
+				fdPath(overlayFD), image.DiskFormat, escape(image.DiskFile())),
+			// A host whose disk is full is an error in the guest. QEMU would suspend the guest otherwise, and
+			// there is nobody to resume it.
+			"-device", "virtio-blk-pci,drive=disk,werror=report,rerror=report")
+	}
+	if wish.token {
+		args = append(args, "-fw_cfg", fmt.Sprintf("name=%s,file=%s", TokenName, fdPath(tokenFD)))
 	}
 	return args
 }
+
+// fdPath is a name under which a process opens what it has inherited.
+func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // escape is for values that QEMU splits at commas.
 func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }

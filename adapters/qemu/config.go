@@ -51,7 +51,9 @@ type Config struct {
 	// World is how guests that are let out reach the world; the zero value is the host's own network.
 	World vmnet.NAT
 
-	Program      string // QEMU: a path, or a name on PATH; empty is DefaultProgram
+	// Program is QEMU: a path, or a name on PATH; empty is DefaultProgram. A script must end in exec QEMU:
+	// otherwise a host that is killed by SIGKILL takes only the script along.
+	Program      string
 	ImageProgram string // qemu-img, which only disks need; empty is DefaultImageProgram
 	Acceleration Acceleration
 	// Folder is where QEMU keeps what guests write to their disks, in files without a name; empty is the
@@ -67,17 +69,20 @@ type Config struct {
 	Grace time.Duration
 }
 
-// Machine is a ports.MachineWithOptions.
+// Machine is a ports.MachineWithOptions and a ports.MachineWithToken.
 type Machine struct {
 	config Config
 	host   host
 	speed  sync.Once // for telling of the acceleration
 
 	mu    sync.Mutex
-	sound string // guarded by mu: the disk that was found to be so, as it was then
+	sound disk // guarded by mu: what was found to be so
 }
 
-var _ ports.MachineWithOptions = (*Machine)(nil)
+var (
+	_ ports.MachineWithOptions = (*Machine)(nil)
+	_ ports.MachineWithToken   = (*Machine)(nil)
+)
 
 // New checks the config, and starts nothing. Whether the programs and the image's files are there is seen
 // by Boot.

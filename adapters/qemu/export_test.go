@@ -22,4 +22,10 @@ func (m *Machine) Arguments(options []byte, acceleration Acceleration) ([]string
 	return m.arguments(w, acceleration), err
 }
 
+// OpenNameless and OpenAndRemove make a disk's overlay, on either kind of file system.
+var (
+	OpenNameless  = openNameless
+	OpenAndRemove = openAndRemove
+)
+
 var ParseMeminfo = parseMeminfo

@@ -6,16 +6,24 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/hexworker/metaservice/adapters/vmnet"
+	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 )
 
-// networkPatience is how long QEMU may go on once its end of the card is gone: they end together.
-const networkPatience = 2 * time.Second
+const (
+	// networkPatience is how long QEMU may go on once its end of the card is gone: they end together.
+	networkPatience = 2 * time.Second
+	// releasePatience is how long each thing that ends with QEMU may take to do so: that its last words are
+	// heard, and that the server ends. What takes longer is told.
+	releasePatience = 2 * time.Second
+)
 
 // guest is a ports.Guest. Its goroutines start with begin and end with Stop, which waits for them.
 type guest struct {
@@ -32,10 +40,10 @@ type guest struct {
 	hurry    context.CancelFunc
 	serving  context.Context // ends once the guest is gone
 	silence  context.CancelFunc
-	heard    sync.WaitGroup // of what the console and QEMU say
-	served   chan struct{}  // closed when the server has ended
-	done     chan struct{}  // closed when the guest has
-	released chan struct{}  // closed when nothing is left
+	heard    chan struct{} // closed when what the console and QEMU say has been heard
+	served   chan struct{} // closed when the server has ended
+	done     chan struct{} // closed when the guest has
+	released chan struct{} // closed when nothing is left
 
 	mu  sync.Mutex
 	err error // guarded by mu: why it ended by itself
@@ -44,7 +52,10 @@ type guest struct {
 }
 
 func newGuest(config Config) *guest {
-	g := &guest{config: config, served: make(chan struct{}), done: make(chan struct{}), released: make(chan struct{})}
+	g := &guest{
+		config: config, heard: make(chan struct{}),
+		served: make(chan struct{}), done: make(chan struct{}), released: make(chan struct{}),
+	}
 	g.asked, g.ask = context.WithCancel(context.Background())
 	g.hurried, g.hurry = context.WithCancel(context.Background())
 	g.serving, g.silence = context.WithCancel(context.Background())
@@ -52,8 +63,8 @@ func newGuest(config Config) *guest {
 }
 
 // start starts QEMU, and the network at the other end of its card.
-func (g *guest) start(program string, args []string, nat bool) error {
-	process, card, err := startQEMU(program, args, g.config.Folder)
+func (g *guest) start(program string, args []string, nat bool, files inherited) error {
+	process, card, err := startQEMU(program, args, g.config.Folder, files)
 	if err != nil {
 		return err
 	}
@@ -73,16 +84,22 @@ func (g *guest) start(program string, args []string, nat bool) error {
 }
 
 func (g *guest) begin(handler ports.Handler) {
-	g.heard.Go(func() {
-		if g.log == nil {
-			listen(g.process.console, &g.console, nil, 0)
-			return
-		}
-		listen(g.process.console, &g.console, g.log, g.config.ConsoleBytes)
-	})
-	g.heard.Go(func() { listen(g.process.stderr, &g.stderr, nil, 0) })
+	go g.hear()
 	go g.serve(handler)
 	go g.live()
+}
+
+// hear hears what the console and QEMU say, to its end.
+func (g *guest) hear() {
+	defer close(g.heard)
+	var both sync.WaitGroup
+	defer both.Wait()
+	both.Go(func() { listen(g.process.stderr, &g.stderr, nil, 0) })
+	if g.log == nil {
+		listen(g.process.console, &g.console, nil, 0)
+		return
+	}
+	listen(g.process.console, &g.console, g.log, g.config.ConsoleBytes)
 }
 
 // serve serves the guest. A guest whose host can't be reached is of no use: it ends.
@@ -131,25 +148,60 @@ func (g *guest) live() {
 		g.askToEnd()
 	}
 	err := g.process.kill()
-	if err == nil {
-		g.heard.Wait() // its last words
+	if err == nil && !within(releasePatience, g.heard) { // its last words
+		err = g.remains()
 	}
 	if byItself {
 		g.fail(g.death())
 	}
 	close(g.done)
 	<-g.asked.Done()
+	g.stopErr = errors.Join(err, g.release())
+	if g.stopErr != nil {
+		g.config.Logger.Warn("guest not fully removed", slog.Any("error", g.stopErr))
+	}
+}
+
+// release gives back what a guest held that has ended.
+func (g *guest) release() error {
 	g.silence()
-	<-g.served
-	err = errors.Join(err, g.network.Close(), g.process.console.Close(), g.process.stderr.Close())
-	g.heard.Wait()
+	served := within(releasePatience, g.served)
+	err := errors.Join(g.network.Close(), g.process.console.Close(), g.process.stderr.Close())
+	if !served && !within(releasePatience, g.served) { // not without the network, either
+		err = errors.Join(err, errors.New("the server that the guest talked to goes on"))
+	}
+	heard := within(releasePatience, g.heard)
 	if g.log != nil {
 		err = errors.Join(err, g.log.Close())
 	}
-	if err != nil {
-		g.config.Logger.Warn("guest not fully removed", slog.Any("error", err))
+	if !heard && !within(releasePatience, g.heard) {
+		err = errors.Join(err, errors.New("whoever takes the guest's console goes on taking it"))
 	}
-	g.stopErr = err
+	return err
+}
+
+// remains tells why the words of a QEMU that has ended have no end.
+func (g *guest) remains() error {
+	left := append(holders(g.process.console), holders(g.process.stderr)...)
+	slices.Sort(left)
+	left = slices.Compact(left)
+	if len(left) == 0 { // a log that blocks, which release tells of
+		return nil
+	}
+	return fmt.Errorf("what the program %s has started lives on, in a process group of its own: it is process %s",
+		domain.Quote(g.process.cmd.Path), strings.Trim(fmt.Sprint(left), "[]"))
+}
+
+// within tells whether something is done within a time.
+func within(patience time.Duration, done <-chan struct{}) bool {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 func orGone(err error) error {

@@ -120,11 +120,7 @@ func TestStopAsksThenKills(t *testing.T) {
 			c := config(t, test.script)
 			c.Grace, c.Console = test.grace, func() (io.WriteCloser, error) { return console, nil }
 			guest := boot(t, c)
-			for over := time.Now().Add(patience); !strings.Contains(console.String(), "up"); time.Sleep(time.Millisecond) {
-				if time.Now().After(over) {
-					t.Fatal("it isn't up")
-				}
-			}
+			awaitText(t, console, "up")
 			ctx, cancel := context.WithCancel(context.Background())
 			if test.hurry {
 				cancel()
@@ -157,8 +153,25 @@ func TestServerThatFails(t *testing.T) {
 	}
 }
 
+// A server that doesn't end when it is told is told of, and waited for no longer.
+func TestServerThatGoesOn(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	c := config(t, "exec sleep 1000")
+	c.Serve = func(context.Context, net.Listener, http.Handler) error { <-release; return nil }
+	guest, err := machine(t, c).Boot(t.Context(), ports.BootOptions{Handler: http.NotFoundHandler()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := guest.Stop(t.Context()); err == nil || !strings.Contains(err.Error(), "the server that the guest talked to goes on") {
+		t.Errorf("%v", err)
+	}
+	close(release)
+}
+
 // A QEMU that breaks its guest's network is of no use, whether it lives on or not.
 func TestNetworkThatBreaks(t *testing.T) {
+	t.Parallel()
 	for script, says := range map[string]string{
 		`exec 3>&-; exec sleep 1000`:                     "the guest's network has ended: QEMU has closed it",
 		`printf '\377\377\377\377' >&3; exec sleep 1000`: "a frame of 4294967295 bytes was announced",

@@ -3,7 +3,9 @@ package qemu
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -19,6 +21,7 @@ type wish struct {
 	memory int64
 	cpus   int
 	nat    bool
+	token  bool
 }
 
 // The networks that a task may ask for.
@@ -47,7 +50,8 @@ func (m *Machine) wish(options []byte) (wish, error) {
 	refuse := func(path string, value jsontext.Value, right string) {
 		mistakes = append(mistakes, ports.PayloadMistake{Path: path, Found: domain.Cut(string(value)), Right: right})
 	}
-	for name, value := range given {
+	for _, name := range slices.Sorted(maps.Keys(given)) { // what is wrong is told in the same order each time
+		value := given[name]
 		switch name {
 		case "memory":
 			if n, ok := parseSize(value); !ok || n < MinMemory || n > m.config.MaxMemory {
@@ -56,7 +60,8 @@ func (m *Machine) wish(options []byte) (wish, error) {
 				w.memory = n
 			}
 		case "cpus":
-			if json.Unmarshal(value, &w.cpus) != nil || w.cpus < 1 || w.cpus > m.config.MaxCPUs {
+			isNumber := value.Kind() == '0' // null would be read as nothing
+			if !isNumber || json.Unmarshal(value, &w.cpus) != nil || w.cpus < 1 || w.cpus > m.config.MaxCPUs {
 				refuse(name, value, fmt.Sprintf("a number from 1 to %d", m.config.MaxCPUs))
 			}
 		case "network":

@@ -215,6 +215,9 @@ func TestOptions(t *testing.T) {
 		`{"cpus":5}`:                      "cpus is 5",
 		`{"cpus":1.5}`:                    "cpus is 1.5",
 		`{"cpus":"2"}`:                    `cpus is "2"`,
+		`{"cpus":null}`:                   "cpus is null, it must be a number from 1 to 4",
+		`{"memory":null}`:                 "memory is null",
+		`{"network":null}`:                "network is null",
 		`{"network":"nat"}`:               `network is "nat", it must be "isolated"`,
 		`{"network":"bridge"}`:            "network",
 		`{"network":1}`:                   "network",
@@ -231,6 +234,26 @@ func TestOptions(t *testing.T) {
 		}
 		if !errors.As(err, &malformed) {
 			t.Errorf("Boot takes %s: %v", options, err)
+		}
+	}
+}
+
+// What is wrong is told in the same order each time: a message that is never the same twice can't be
+// searched for.
+func TestMistakesComeInOrder(t *testing.T) {
+	m := machine(t, config(t, ""))
+	for range 20 {
+		err := m.CheckOptions([]byte(`{"network":1,"memory":1,"f":1,"e":1,"d":1,"cpus":0,"a":1}`))
+		var malformed *ports.MalformedPayloadError
+		if !errors.As(err, &malformed) {
+			t.Fatal(err)
+		}
+		var paths []string
+		for _, mistake := range malformed.Mistakes {
+			paths = append(paths, mistake.Path)
+		}
+		if want := []string{"a", "cpus", "d", "e", "f", "memory", "network"}; !slices.Equal(paths, want) {
+			t.Fatalf("%q", paths)
 		}
 	}
 }
@@ -256,7 +279,8 @@ func TestArguments(t *testing.T) {
 		{"-nodefaults"}, {"-no-user-config"}, {"-no-reboot"}, {"-display", "none"}, {"-monitor", "none"},
 		{"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"},
 		{"-kernel", c.Image.KernelFile()}, {"-initrd", c.Image.InitrdFile()},
-		{"-drive", "file=" + c.Image.Dir + "/disk,,1.qcow2,format=qcow2,if=none,id=disk,snapshot=on,cache=unsafe"},
+		{"-drive", "file=/proc/self/fd/4,format=qcow2,if=none,id=disk,cache=unsafe,backing.driver=qcow2," +
+			"backing.file.driver=file,backing.file.filename=" + c.Image.Dir + "/disk,,1.qcow2"},
 	} {
 		if at := slices.Index(args, want[0]); at < 0 || len(want) > 1 && args[at+1] != want[1] {
 			t.Errorf("%q is not in %q", want, args)
