@@ -35,9 +35,6 @@ const (
 // that leads to the host is of no use, since the way there is closed. A resolver may be on the host itself:
 // nothing but questions gets to it.
 func (f *nat) serveDNS() error {
-	if f.Resolvers == nil {
-		f.Resolvers = systemResolvers()
-	}
 	n := f.network
 	here := tcpip.FullAddress{NIC: nic, Addr: address(Gateway), Port: dnsPort}
 	questions, err := gonet.DialUDP(n.stack, &here, nil, ipv4.ProtocolNumber)
@@ -110,7 +107,7 @@ func (f *nat) ask(question []byte) []byte {
 func (f *nat) askOne(resolver netip.AddrPort, question []byte) []byte {
 	ctx, cancel := context.WithTimeout(f.network.crew.context, dnsPatience)
 	defer cancel()
-	conn, err := f.Dial(ctx, "udp", resolver.String())
+	conn, err := f.dialResolver(ctx, "udp", resolver.String())
 	if err != nil {
 		return nil
 	}
@@ -164,7 +161,7 @@ func (f *nat) askLong(question []byte) []byte {
 func (f *nat) askStream(resolver netip.AddrPort, question []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(f.network.crew.context, dnsPatience)
 	defer cancel()
-	conn, err := f.Dial(ctx, "tcp", resolver.String())
+	conn, err := f.dialResolver(ctx, "tcp", resolver.String())
 	if err != nil {
 		return nil, err
 	}

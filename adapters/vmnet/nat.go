@@ -1,9 +1,9 @@
 package vmnet
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -18,41 +18,77 @@ import (
 
 // Limits of what is forwarded for one guest.
 const (
-	Forwards     = 512 // TCP connections at once; one more is reset
-	Flows        = 256 // UDP flows at once; the packets of one more are lost
-	dialing      = 64  // TCP connections that aren't answered yet; one more waits for its next try
+	DefaultForwards = 512              // TCP connections at once
+	DefaultFlows    = 256              // UDP flows at once
+	DefaultIdle     = 15 * time.Minute // of a TCP connection without a byte
+	DefaultFlowIdle = time.Minute      // of a UDP flow without a packet
+
+	dialing      = 64 // TCP connections that aren't answered yet; one more waits for its next try
 	dialPatience = 15 * time.Second
-	flowPatience = 60 * time.Second // of a flow without a packet
 	maxDatagram  = 64 << 10
+	copyBuffer   = 32 << 10
 )
 
 // NAT lets a guest out through the host's sockets. The zero NAT works.
 type NAT struct {
-	// Dial reaches an address of the world's; nil is the host's own network.
+	// Dial reaches an address of the world's; nil is the host's own network, without the host itself. Where a
+	// Dial of another's leads is that one's to see to: what it is asked for is never an address of the host's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Resolvers answer names; nil are those of the host's /etc/resolv.conf.
 	Resolvers []netip.AddrPort
-	// Own are the host's own addresses, which the guest doesn't reach; nil asks the host's network cards.
+	// Own are the host's own addresses, which the guest doesn't reach; nil asks the host's network cards. It
+	// is called once a second at most for each guest.
 	Own func() ([]netip.Addr, error)
+
+	Forwards int           // TCP connections at once; one more is reset; 0 is DefaultForwards
+	Flows    int           // UDP flows at once; the packets of one more are lost; 0 is DefaultFlows
+	Idle     time.Duration // a TCP connection that brings no byte either way for so long ends, half closed or not; 0 is DefaultIdle
+	FlowIdle time.Duration // and a UDP flow without a packet; 0 is DefaultFlowIdle
+}
+
+// withDefaults is a NAT in which nothing is left open.
+func (c NAT) withDefaults() (NAT, error) {
+	if c.Forwards < 0 || c.Flows < 0 || c.Idle < 0 || c.FlowIdle < 0 {
+		return c, errors.New("a limit of what is forwarded can't be negative")
+	}
+	c.Forwards, c.Flows = cmp.Or(c.Forwards, DefaultForwards), cmp.Or(c.Flows, DefaultFlows)
+	c.Idle, c.FlowIdle = cmp.Or(c.Idle, DefaultIdle), cmp.Or(c.FlowIdle, DefaultFlowIdle)
+	if c.Dial == nil {
+		c.Dial = dialOutside
+	}
+	if c.Own == nil {
+		c.Own = cardAddresses
+	}
+	if c.Resolvers == nil {
+		c.Resolvers = systemResolvers()
+	}
+	return c, nil
 }
 
 // nat forwards for one guest.
 type nat struct {
 	NAT
-	network *Network
-	logger  *slog.Logger
-	streams crowd
-	flows   crowd
+	dialResolver func(ctx context.Context, network, address string) (net.Conn, error) // which may be on the host
+	own          *own
+	network      *Network
+	logger       *slog.Logger
+	streams      crowd
+	flows        crowd
 }
 
 func (n *Network) serveNAT(config NAT, logger *slog.Logger) error {
-	if config.Dial == nil {
-		config.Dial = new(net.Dialer).DialContext
+	dialResolver := config.Dial
+	if dialResolver == nil {
+		dialResolver = new(net.Dialer).DialContext
 	}
-	if config.Own == nil {
-		config.Own = cardAddresses
+	config, err := config.withDefaults()
+	if err != nil {
+		return err
 	}
-	f := &nat{NAT: config, network: n, logger: logger, streams: crowd{most: Forwards}, flows: crowd{most: Flows}}
+	f := &nat{
+		NAT: config, dialResolver: dialResolver, own: newOwn(config.Own), network: n, logger: logger,
+		streams: crowd{most: config.Forwards}, flows: crowd{most: config.Flows},
+	}
 	if err := f.serveDNS(); err != nil {
 		return err
 	}
@@ -66,53 +102,32 @@ func (n *Network) serveNAT(config NAT, logger *slog.Logger) error {
 	streams := tcp.NewForwarder(n.stack, receiveBuffer, dialing, f.stream)
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, streams.HandlePacket)
 	flows := udp.NewForwarder(n.stack, f.flow)
-	n.stack.SetTransportProtocolHandler(udp.ProtocolNumber, flows.HandlePacket)
+	n.stack.SetTransportProtocolHandler(udp.ProtocolNumber, func(id stack.TransportEndpointID, packet *stack.PacketBuffer) bool {
+		defer packet.DecRef() // what the library takes for a request, it never gives back
+		return flows.HandlePacket(id, packet)
+	})
 	return nil
 }
 
-// target is where the guest wants to, if it may.
-func (f *nat) target(id stack.TransportEndpointID) (netip.AddrPort, bool) {
-	to := netip.AddrPortFrom(netip.AddrFrom4(id.LocalAddress.As4()), id.LocalPort)
-	if forbidden(to.Addr()) || f.isOwn(to.Addr()) {
+// target is where the guest wants to.
+func target(id stack.TransportEndpointID) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4(id.LocalAddress.As4()), id.LocalPort)
+}
+
+// mayReach tells whether a guest may reach an address. It may have to wait for what the host's cards say.
+func (f *nat) mayReach(ctx context.Context, to netip.AddrPort) bool {
+	refused := forbidden(to.Addr())
+	if !refused {
+		var err error
+		if refused, err = f.own.has(ctx, to.Addr()); err != nil {
+			f.logger.Warn("the host's addresses aren't known, so a guest is refused every address", slog.Any("error", err))
+			return false
+		}
+	}
+	if refused {
 		f.logger.Debug("a guest was refused the way to an address of the host's", slog.String("address", to.String()))
-		return to, false
 	}
-	return to, true
-}
-
-// forbidden tells whether no guest may reach an address, whatever host it is on.
-func forbidden(a netip.Addr) bool {
-	first := a.As4()[0]
-	return a.IsLoopback() || a.IsLinkLocalUnicast() || first == 0 || first >= 224 // multicast, reserved, broadcast
-}
-
-// isOwn tells whether an address is the host's, which would take a call from itself for a friend's.
-func (f *nat) isOwn(a netip.Addr) bool {
-	own, err := f.Own()
-	if err != nil {
-		f.logger.Warn("the host's addresses aren't known, so a guest is refused every address", slog.Any("error", err))
-		return true
-	}
-	for _, o := range own {
-		if o.Unmap() == a {
-			return true
-		}
-	}
-	return false
-}
-
-func cardAddresses() ([]netip.Addr, error) {
-	all, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, err
-	}
-	var addresses []netip.Addr
-	for _, a := range all {
-		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-			addresses = append(addresses, prefix.Addr())
-		}
-	}
-	return addresses, nil
+	return !refused
 }
 
 // stream forwards a TCP connection, on a goroutine that the stack has started.
@@ -122,13 +137,13 @@ func (f *nat) stream(request *tcp.ForwarderRequest) {
 		return
 	}
 	defer f.network.crew.all.Done()
-	to, ok := f.target(request.ID())
-	if !ok || !f.streams.enter() {
+	ctx, cancel := context.WithTimeout(f.network.crew.context, dialPatience)
+	defer cancel()
+	to := target(request.ID())
+	if !f.mayReach(ctx, to) || !f.streams.enter() {
 		request.Complete(true)
 		return
 	}
-	ctx, cancel := context.WithTimeout(f.network.crew.context, dialPatience)
-	defer cancel()
 	outside, err := f.Dial(ctx, "tcp", to.String())
 	if err != nil {
 		f.streams.forget()
@@ -143,13 +158,13 @@ func (f *nat) stream(request *tcp.ForwarderRequest) {
 		outside.Close()
 		return
 	}
-	f.network.join(f.streams.conn(queue, endpoint), outside)
+	f.network.join(f.streams.conn(queue, endpoint), outside, f.Idle)
 }
 
 // flow forwards a flow of UDP packets, and is called by the wire, which it doesn't hold up.
 func (f *nat) flow(request *udp.ForwarderRequest) {
-	to, ok := f.target(request.ID())
-	if !ok || !f.flows.enter() {
+	to := target(request.ID())
+	if forbidden(to.Addr()) || !f.flows.enter() {
 		return
 	}
 	queue := new(waiter.Queue)
@@ -159,89 +174,20 @@ func (f *nat) flow(request *udp.ForwarderRequest) {
 		return
 	}
 	inside := gonet.NewUDPConn(queue, endpoint)
-	if !f.network.crew.do(func() {
+	forward := func() {
 		defer f.flows.forget()
 		defer inside.Close()
 		ctx, cancel := context.WithTimeout(f.network.crew.context, dialPatience)
-		outside, err := f.Dial(ctx, "udp", to.String())
-		cancel()
-		if err == nil {
-			f.network.relay(inside, outside)
-		}
-	}) {
-		f.flows.forget()
-		inside.Close()
-	}
-}
-
-// half is a connection whose directions end one by one.
-type half interface {
-	net.Conn
-	CloseWrite() error
-}
-
-// join copies between two connections, until both directions have ended or the network does, and closes
-// them.
-func (n *Network) join(inside half, outside net.Conn) {
-	defer context.AfterFunc(n.crew.context, func() {
-		outside.Close()
-		inside.Close()
-	})()
-	copied := make(chan struct{})
-	go func() { // ends with its connections, before join does
-		defer close(copied)
-		send(outside, inside)
-	}()
-	send(inside, outside)
-	<-copied
-	outside.Close()
-	inside.Close()
-}
-
-// send copies one direction. Where it breaks, the other one has no use any more.
-func send(to, from net.Conn) {
-	if _, err := io.Copy(to, from); err != nil {
-		to.Close()
-		from.Close()
-		return
-	}
-	if h, ok := to.(half); ok {
-		_ = h.CloseWrite()
-	} else {
-		to.Close()
-	}
-}
-
-// relay passes packets between two connections until none has come for a while, or the network ends.
-func (n *Network) relay(inside, outside net.Conn) {
-	stop := func() {
-		outside.Close()
-		inside.Close()
-	}
-	defer context.AfterFunc(n.crew.context, stop)()
-	idle := time.AfterFunc(flowPatience, stop)
-	defer idle.Stop()
-	passed := make(chan struct{})
-	go func() { // ends with its connections, before relay does
-		defer close(passed)
-		pass(inside, outside, idle)
-	}()
-	pass(outside, inside, idle)
-	stop()
-	<-passed
-}
-
-// pass passes packets in one direction. A packet that can't be sent is lost, as packets may be.
-func pass(to, from net.Conn, idle *time.Timer) {
-	packet := make([]byte, maxDatagram)
-	for {
-		n, err := from.Read(packet)
-		if err != nil {
+		defer cancel()
+		if !f.mayReach(ctx, to) {
 			return
 		}
-		if !idle.Reset(flowPatience) {
-			return // its time was over
+		if outside, err := f.Dial(ctx, "udp", to.String()); err == nil {
+			f.network.relay(inside, outside, f.FlowIdle)
 		}
-		_, _ = to.Write(packet[:n])
+	}
+	if !f.network.crew.do(forward) {
+		f.flows.forget()
+		inside.Close()
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -66,19 +67,21 @@ func udpEcho(t *testing.T, change func([]byte) []byte) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	go func() {
-		buffer := make([]byte, 64<<10)
-		for {
-			n, from, err := conn.ReadFrom(buffer)
-			if err != nil {
-				return
-			}
-			if answer := change(buffer[:n]); answer != nil {
-				_, _ = conn.WriteTo(answer, from)
-			}
-		}
-	}()
+	go echoPackets(conn, change)
 	return conn.LocalAddr().String()
+}
+
+func echoPackets(conn net.PacketConn, change func([]byte) []byte) {
+	buffer := make([]byte, 64<<10)
+	for {
+		n, from, err := conn.ReadFrom(buffer)
+		if err != nil {
+			return
+		}
+		if answer := change(buffer[:n]); answer != nil {
+			_, _ = conn.WriteTo(answer, from)
+		}
+	}
 }
 
 func same(p []byte) []byte { return p }
@@ -148,6 +151,7 @@ func TestNATNeverReachesTheHost(t *testing.T) {
 
 func TestForbidden(t *testing.T) {
 	for address, want := range map[string]bool{
+		"::1": true, "::": true, "fe80::1": true, "::ffff:127.0.0.1": true, "::ffff:10.0.0.1": true, "64:ff9b::7f00:1": true, "2001:db8::1": true,
 		"0.0.0.0": true, "0.255.255.255": true, "1.0.0.0": false, "126.255.255.255": false, "127.0.0.0": true, "127.255.255.255": true,
 		"128.0.0.0": false, "169.253.255.255": false, "169.254.0.0": true, "169.254.255.255": true, "169.255.0.0": false,
 		"223.255.255.255": false, "224.0.0.0": true, "255.255.255.255": true, "10.0.0.1": false, "192.168.0.1": false,
@@ -186,12 +190,104 @@ func TestNATKnowsTheHostsCards(t *testing.T) {
 	}
 }
 
+// A guest may open flows as fast as it sends packets: the host's cards are not listed for each, and whoever lists
+// them holds up nobody else.
+func TestTheHostsCardsAreListedSeldom(t *testing.T) {
+	w := &world{places: map[string]string{"tcp 192.0.2.1:80": tcpEcho(t, "the world"), "udp 192.0.2.1:99": udpEcho(t, same)}}
+	nat := w.nat()
+	var listed atomic.Int64
+	begun, goOn := make(chan struct{}, 1000), make(chan struct{})
+	nat.Own = func() ([]netip.Addr, error) {
+		listed.Add(1)
+		begun <- struct{}{}
+		<-goOn
+		return []netip.Addr{netip.MustParseAddr("::ffff:203.0.113.7")}, nil
+	}
+	n, conn := network(t, vmnet.Config{NAT: nat})
+	t.Cleanup(sync.OnceFunc(func() { close(goOn) })) // before the network closes, which waits for it
+	go echo(n.Listener(), "metadata")
+	g := newGuest(t, conn, itself)
+	flow := g.dialUDP(t, "192.0.2.1:99")
+	_, _ = flow.Write([]byte("x"))
+	<-begun
+	works(t, g) // meanwhile
+	if w.dialed.Load() != 0 {
+		t.Error("the world was dialed before the host knew itself")
+	}
+	goOn <- struct{}{}
+	first := time.Now()
+	flow.SetReadDeadline(time.Now().Add(patience))
+	if _, err := flow.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	const flows = 100
+	for range flows {
+		flow := g.dialUDP(t, "192.0.2.1:99")
+		_, _ = flow.Write([]byte("x"))
+	}
+	eventually(t, "not all flows go out", func() bool {
+		select {
+		case <-begun: // a second time, after a second
+			goOn <- struct{}{}
+		default:
+		}
+		return w.dialed.Load() == flows+1
+	})
+	if most := 1 + int64(time.Since(first)/vmnet.OwnAge) + 1; listed.Load() > most {
+		t.Errorf("the host's cards were listed %d times for %d flows", listed.Load(), flows)
+	}
+}
+
+func TestNATLimitsAreTheConfigs(t *testing.T) {
+	w := &world{places: map[string]string{"tcp 192.0.2.1:80": tcpEcho(t, "the world"), "udp 192.0.2.1:99": udpEcho(t, same)}}
+	nat := w.nat()
+	nat.Forwards, nat.Flows, nat.Idle, nat.FlowIdle = 1, 1, 500*time.Millisecond, 500*time.Millisecond
+	_, conn := network(t, vmnet.Config{NAT: nat})
+	g := newGuest(t, conn, itself)
+	one := g.mustDial(t, "192.0.2.1:80")
+	flow, more := g.dialUDP(t, "192.0.2.1:99"), g.dialUDP(t, "192.0.2.1:99")
+	_, _ = flow.Write([]byte("x"))
+	flow.SetReadDeadline(time.Now().Add(patience))
+	if _, err := flow.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = more.Write([]byte("x"))
+	refused(t, g, "192.0.2.1:80")
+	if n := w.dialed.Load(); n != 2 {
+		t.Errorf("the world was dialed %d times", n)
+	}
+	// Nothing comes on either any more: the host ends them, and there is room again.
+	one.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.ReadAll(one); isTimeout(err) {
+		t.Error("the connection stays")
+	}
+	eventually(t, "there is no room again", func() bool {
+		c, err := g.dial("192.0.2.1:80", patience)
+		if err == nil {
+			c.Close()
+		}
+		_, _ = more.Write([]byte("x"))
+		more.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		_, errFlow := more.Read(make([]byte, 1))
+		return err == nil && errFlow == nil
+	})
+}
+
+func TestNATLimitsCannotBeNegative(t *testing.T) {
+	for _, nat := range []vmnet.NAT{{Forwards: -1}, {Flows: -1}, {Idle: -1}, {FlowIdle: -1}} {
+		ours, _ := socketPair(t)
+		if n, err := vmnet.New(ours, vmnet.Config{NAT: &nat}); err == nil || !strings.Contains(err.Error(), "negative") {
+			t.Errorf("%+v: %v, %v", nat, n, err)
+		}
+	}
+}
+
 func TestNATFlowsAtOnce(t *testing.T) {
 	w := &world{places: map[string]string{"udp 192.0.2.1:99": udpEcho(t, same)}}
 	_, conn := network(t, vmnet.Config{NAT: w.nat()})
 	g := newGuest(t, conn, itself)
 	buffer := make([]byte, 16)
-	for range vmnet.Flows {
+	for range vmnet.DefaultFlows {
 		flow := g.dialUDP(t, "192.0.2.1:99")
 		_, _ = flow.Write([]byte("x"))
 		flow.SetReadDeadline(time.Now().Add(patience))
@@ -216,7 +312,7 @@ func TestNATForwardsAtOnce(t *testing.T) {
 	_, conn := network(t, vmnet.Config{NAT: w.nat()})
 	g := newGuest(t, conn, itself)
 	var one net.Conn
-	for range vmnet.Forwards {
+	for range vmnet.DefaultForwards {
 		one = g.mustDial(t, "192.0.2.1:80")
 		if got := greeting(t, one); got != "the world" {
 			t.Fatalf("greeted by %q", got)
