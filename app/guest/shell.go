@@ -32,24 +32,29 @@ func (g *Guest) serveShell(ctx context.Context, action domain.Action) error {
 		return g.shellFailed(ctx, host, asked, err)
 	}
 	s := newShell(ctx, host, process, asked)
-	report := s.run()
+	report := s.run(g.hurry)
 	g.log.Info("a shell has ended", "action", action, "report", report.String())
 	if err := s.process.Close(); err != nil {
 		g.log.Error("what a shell started could not be ended", "action", action, "error", err)
 	}
-	words, cancel := lastWords(ctx)
+	words, cancel := g.lastWords(ctx)
 	defer cancel()
 	err = host.Exit(words, report)
 	s.join()
 	return err
 }
 
-// lastWords is a context for what is said at the end: once ctx ends there is only a moment for it.
-func lastWords(ctx context.Context) (context.Context, context.CancelFunc) {
+// lastWords is a context for what is said at the end: once ctx ends there is only a moment for it, and in a
+// hurry none.
+func (g *Guest) lastWords(ctx context.Context) (context.Context, context.CancelFunc) {
 	words, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
 		timer := time.AfterFunc(goodbye, cancel)
-		context.AfterFunc(words, func() { timer.Stop() })
+		hurried := context.AfterFunc(g.hurry, cancel)
+		context.AfterFunc(words, func() {
+			timer.Stop()
+			hurried()
+		})
 	})
 	return words, func() {
 		stop()
@@ -64,7 +69,7 @@ func (g *Guest) shellFailed(ctx context.Context, host ports.GuestShell, asked do
 	if asked.TTY {
 		out, end = host.Stdout(), "\r\n"
 	}
-	words, cancel := lastWords(ctx)
+	words, cancel := g.lastWords(ctx)
 	defer cancel()
 	_, writeErr := io.WriteString(out, strings.TrimSuffix(line(err.Error()), "\n")+end)
 	return errors.Join(writeErr, host.Exit(words, startReport(err)))
@@ -142,8 +147,8 @@ func (s *shell) join() {
 }
 
 // run relays until the process has ended and its output is out, or until it had to be ended: then nothing
-// of it is left.
-func (s *shell) run() domain.Report {
+// of it is left. Once hurry ends, what is cut short isn't waited for.
+func (s *shell) run(hurry context.Context) domain.Report {
 	ended := make(chan domain.Report, 1)
 	go func() { // ends with the process, which is killed at the end of life
 		report, err := s.process.Wait(context.Background())
@@ -165,7 +170,7 @@ func (s *shell) run() domain.Report {
 	}
 	var report domain.Report
 	var missing error
-	var stuck <-chan time.Time
+	var stuck <-chan struct{}
 	timedOut, cut, dying := false, false, s.life.Done()
 	for ended != nil || outputs != nil {
 		select {
@@ -186,7 +191,9 @@ func (s *shell) run() domain.Report {
 			dying, cut = nil, outputs != nil
 			s.kill(0)
 			_ = s.process.Close() // frees who reads its output; what could not be killed is told by the second one
-			stuck = time.After(goodbye)
+			moment, cancel := context.WithTimeout(hurry, goodbye)
+			defer cancel()
+			stuck = moment.Done()
 		case <-stuck:
 			if ended != nil { // it is in the kernel, where nothing can be killed
 				return killedReport("it could not be killed")

@@ -254,6 +254,19 @@ func TestShellWhoseGuestEndsBeforeItsOutputIsOut(t *testing.T) {
 	})
 }
 
+// A guest that is in a hurry doesn't wait for that either: a second signal leaves all the waiting out.
+func TestShellWhoseGuestEndsInAHurry(t *testing.T) {
+	stalled := func(s *shellWorld) { s.shell.stdout.stall = true }
+	withShell(t, domain.ShellSpec{Command: []string{"work"}}, stalled, func(s *shellWorld) {
+		go s.process.w.Write([]byte("nobody takes this"))
+		s.settle(time.Minute)
+		time.AfterFunc(time.Second, s.guest.Hurry)
+		start := time.Now()
+		s.end()
+		s.same("time", time.Second, time.Since(start))
+	})
+}
+
 // So it is with an output that can't be read to its end. One that was given up while children still wrote
 // to it is the command's own doing.
 func TestShellWhoseOutputBreaksOff(t *testing.T) {
