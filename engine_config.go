@@ -50,6 +50,9 @@ type ConfigLimits struct {
 	Tries         int      `json:"tries,omitzero" jsonschema:"Tries of one action."`
 	Shells        int      `json:"shells,omitzero" jsonschema:"Shells that are open at once. One more is refused."`
 	ShellBytes    int64    `json:"shellBytes,omitzero" jsonschema:"Bytes that the shells of one guest may hold together of what it has sent and nobody has read. Each output has 64 KiB all the same."`
+	Requests      int      `json:"requests,omitzero" jsonschema:"Requests of a guest in a second. What the host asked for does not count. One more is refused for now, and its connection closed."`
+	RequestBurst  int      `json:"requestBurst,omitzero" jsonschema:"Requests of a guest at once, after a rest."`
+	DiskFree      int64    `json:"diskFree,omitzero" jsonschema:"Bytes that must stay free where artifacts are kept. The default is a twentieth of the disk where that is less."`
 }
 
 // limits are the same in the domain's own type, whose fields have the same names.

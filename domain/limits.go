@@ -26,7 +26,7 @@ type Limits struct {
 	LogEnd  time.Duration // for open log bodies to end once the task has its result; default 10 s
 
 	Actions int // waiting at once, for a poll or a reply; default 4,096
-	Polls   int // parked at once; default 16. One more ends the oldest
+	Polls   int // parked at once; default 4: a guest has one, and some that died unnoticed. One more ends the oldest
 	Logs    int // log bodies open at once; default 64. One more is refused, and may be tried again
 
 	Tries int // of one action; default 3
@@ -35,6 +35,16 @@ type Limits struct {
 	// ShellBytes is what the shells of one guest may hold together of what it has sent and nobody has read;
 	// default 16 MiB. Each output's first 64 KiB count too, and are granted all the same where nothing is left.
 	ShellBytes int64
+
+	// Requests is how many requests a guest may make in a second, RequestBurst how many at once after a rest;
+	// default 50 and 200. What the host asked for doesn't count: replies, and the polls that brought their
+	// actions. One more is refused for now, and its connection closed.
+	Requests     int
+	RequestBurst int
+
+	// DiskFree is what must stay free where artifacts are kept, as far as that can be told; default 1 GiB, or
+	// a twentieth of the disk where that is less.
+	DiskFree int64
 }
 
 // Defaults returns the limits that hold where nothing else is said.
@@ -53,11 +63,14 @@ func Defaults() Limits {
 		Silence:       45 * time.Second,
 		LogEnd:        10 * time.Second,
 		Actions:       4096,
-		Polls:         16,
+		Polls:         4,
 		Logs:          64,
 		Tries:         3,
 		Shells:        256,
 		ShellBytes:    16 << 20,
+		Requests:      50,
+		RequestBurst:  200,
+		DiskFree:      1 << 30,
 	}
 }
 
@@ -90,6 +103,9 @@ func (l Limits) WithDefaults() (Limits, error) {
 		fill("Tries", &l.Tries, d.Tries),
 		fill("Shells", &l.Shells, d.Shells),
 		fill("ShellBytes", &l.ShellBytes, d.ShellBytes),
+		fill("Requests", &l.Requests, d.Requests),
+		fill("RequestBurst", &l.RequestBurst, d.RequestBurst),
+		fill("DiskFree", &l.DiskFree, d.DiskFree),
 	)
 	if l.Hold > MaxHold {
 		errs = append(errs, fmt.Errorf("%w: Hold is %s, old guests give a poll up after 35 s, so the most is %s", ErrInvalidLimits, l.Hold, MaxHold))
@@ -98,6 +114,14 @@ func (l Limits) WithDefaults() (Limits, error) {
 		errs = append(errs, fmt.Errorf("%w: Silence is %s, shorter than the Hold of %s", ErrInvalidLimits, l.Silence, l.Hold))
 	}
 	return l, errors.Join(errs...)
+}
+
+// KeepFree is how much of a disk of so many bytes must stay free.
+func (l Limits) KeepFree(disk int64) int64 {
+	if d := Defaults().DiskFree; l.DiskFree == d {
+		return min(d, disk/20)
+	}
+	return l.DiskFree
 }
 
 func fill[T int | int64 | time.Duration](name string, field *T, def T) error {

@@ -45,11 +45,12 @@ func TestLimitsThatCannotBeAreNamedAtOnce(t *testing.T) {
 			domain.Limits{
 				ArtifactBytes: -1, ListEntries: -1, ListBytes: -1, LogBytes: -1, Stall: -1, Floor: -1, Offer: -1, Reply: -1,
 				Hold: -1, Silence: -1, LogEnd: -1, Actions: -1, Polls: -1, Tries: -1, Shells: -1, ShellBytes: -1,
+				Requests: -1, RequestBurst: -1, DiskFree: -1,
 			},
 			[]string{
 				"ArtifactBytes is -1", "ListEntries is", "ListBytes is", "LogBytes is", "Stall is -1ns", "Floor is", "Offer is",
 				"Reply is", "Hold is", "Silence is", "LogEnd is", "Actions is", "Polls is", "Tries is -1, it must be more than 0 (0 means the default, 3)",
-				"Shells is -1", "ShellBytes is -1",
+				"Shells is -1", "ShellBytes is -1", "Requests is -1", "RequestBurst is -1", "DiskFree is -1",
 			},
 		},
 		"a hold that old guests don't wait for": {domain.Limits{Hold: domain.MaxHold + 1}, []string{"Hold is 30.000000001s, old guests give a poll up after 35 s, so the most is 30s"}},

@@ -11,12 +11,17 @@ import (
 // GuestAPI is what a guest may ask of its host. app/host implements it, and the HTTP API calls it: a
 // driving port. Everything that comes in through it is a hostile guest's.
 //
-// The HTTP API asks Admit, or AdmitHello, before anything else of a request is looked at.
+// The HTTP API asks Enter, and then Admit or AdmitHello, before anything else of a request is looked at.
 //
 // ctx is the request's: it ends when the guest hangs up. Every method is safe for concurrent use.
 // The errors are those of domain (ErrConflict, ErrUnknownAction, ErrInvalidReply and so on); anything
 // else is the host's own failure.
 type GuestAPI interface {
+	// Enter takes a request in, as far as the limit on their rate allows: nil or ErrTooMany. It comes before
+	// Admit, and is told the same. asked is called where it turns out that the host asked for the request:
+	// then it doesn't count.
+	Enter(shown string) (asked func(), err error)
+
 	// Admit tells whether a request is served that shows this token, which is empty where it shows none:
 	// nil or ErrUnauthorized. It costs as little for a wrong one as for none.
 	Admit(shown string) error
