@@ -16,6 +16,12 @@ import (
 type Host interface {
 	// Hello tells the host of this guest. A refusal with CodeNoSuchEndPoint is a host of version 1.
 	Hello(ctx context.Context, hello domain.Hello) (domain.Features, error)
+	// HasToken tells whether there is a token, which then every request shows. It makes no request.
+	HasToken() bool
+	// TakeToken asks for the token of domain.FeatureToken, which the host hands out once. A refusal with
+	// CodeNoSuchEndPoint is a host that hands none out; one with CodeResourceConflict, one whose token
+	// somebody has already.
+	TakeToken(ctx context.Context) error
 	// Execute asks what to run.
 	Execute(ctx context.Context) (domain.Execute, error)
 	// OpenLog opens a log body. ctx bounds its whole life.

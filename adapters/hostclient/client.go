@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/hexworker/metaservice/adapters/wire"
@@ -27,6 +28,8 @@ type Options struct {
 	DialTimeout   time.Duration // default 5 s
 	PollTimeout   time.Duration // of a whole poll; default 35 s, since a host holds it for 30 s
 	AnswerTimeout time.Duration // for the answer to anything else but transfers; default 30 s
+	// Token is shown with every request.
+	Token domain.Token
 	// Dial replaces the way to the host, such as by a pipe in tests.
 	Dial func(ctx context.Context) (net.Conn, error)
 }
@@ -64,6 +67,7 @@ type Client struct {
 	target    target
 	options   Options
 	transport *http.Transport
+	token     atomic.Pointer[domain.Token] // to be shown; nil is none
 }
 
 var _ ports.Host = (*Client)(nil)
@@ -75,6 +79,9 @@ func New(address string, options Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{target: t, options: options.withDefaults()}
+	if !options.Token.IsZero() {
+		c.token.Store(&options.Token)
+	}
 	c.transport = &http.Transport{
 		DialContext:         c.dial,
 		DisableCompression:  true,
@@ -145,8 +152,17 @@ func (c *Client) request(ctx context.Context, method, path string, query url.Val
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
-	req.Header.Set("User-Agent", userAgent)
+	req.Header = c.headers()
 	return req, nil
+}
+
+// headers are what every request has.
+func (c *Client) headers() http.Header {
+	headers := http.Header{"User-Agent": {userAgent}}
+	if token := c.token.Load(); token != nil {
+		wire.ShowToken(headers, *token)
+	}
+	return headers
 }
 
 // small makes a request whose body, if there is any, is small JSON, and which may be made twice
@@ -209,7 +225,7 @@ func (c *Client) OpenShell(ctx context.Context, id domain.ActionID, shell2 bool)
 	u := url.URL{Scheme: "http", Host: c.target.host, Path: wire.PathReply, RawQuery: url.Values{wire.QueryID: {string(id)}}.Encode()}
 	shell, err := wsshell.Dial(ctx, wsshell.Target{
 		URL:    u.String(),
-		Header: http.Header{"User-Agent": {userAgent}},
+		Header: c.headers(),
 		Dial:   c.connect,
 		Shell2: shell2,
 	})
@@ -226,6 +242,30 @@ func (c *Client) Hello(ctx context.Context, hello domain.Hello) (domain.Features
 		return nil, err
 	}
 	return wire.DecodeFeatures(data)
+}
+
+// HasToken is ports.Host's.
+func (c *Client) HasToken() bool { return c.token.Load() != nil }
+
+// TakeToken is ports.Host's. It must not be made again by itself, on whatever connection: the host would take
+// that for somebody else.
+func (c *Client) TakeToken(ctx context.Context) error {
+	ctx, cancel := c.answerIn(ctx)
+	defer cancel()
+	req, err := c.request(ctx, http.MethodPost, wire.PathToken, nil, nil)
+	if err != nil {
+		return err
+	}
+	data, err := c.do(req)
+	if err != nil {
+		return err
+	}
+	token, err := wire.DecodeToken(data)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", req.Method, req.URL.Path, err)
+	}
+	c.token.Store(&token)
+	return nil
 }
 
 // Execute is ports.Host's.

@@ -63,7 +63,11 @@ func handler(peer *contract.Peer) http.Handler {
 	mux := http.NewServeMux()
 	answer := func(pattern string, call func(r *http.Request) ([]byte, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			body, err := call(r)
+			var body []byte
+			err := peer.Admit(wire.ShownToken(r.Header))
+			if err == nil || r.URL.Path == wire.PathToken {
+				body, err = call(r)
+			}
 			if refusal, ok := errors.AsType[*domain.Error](err); ok {
 				w.WriteHeader(wire.Status(refusal.Code))
 				body = wire.EncodeError(refusal)
@@ -84,6 +88,14 @@ func handler(peer *contract.Peer) http.Handler {
 		}
 		features, err := peer.Hello(hello)
 		return wire.EncodeFeatures(features), err
+	})
+	answer("POST "+wire.PathToken, func(*http.Request) ([]byte, error) {
+		text, err := peer.HandToken()
+		if err != nil {
+			return nil, err
+		}
+		token, err := domain.ParseToken(text)
+		return wire.EncodeToken(token), err
 	})
 	answer("GET "+wire.PathExecute, func(*http.Request) ([]byte, error) {
 		task, err := peer.Execute()

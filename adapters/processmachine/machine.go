@@ -58,7 +58,10 @@ type Owner struct{ UID, GID int }
 // Machine is a ports.Machine.
 type Machine struct{ config Config }
 
-var _ ports.Machine = (*Machine)(nil)
+var _ ports.MachineWithToken = (*Machine)(nil)
+
+// HandsTokenOver implements ports.MachineWithToken: guest-tools get it in a file for their own user.
+func (m *Machine) HandsTokenOver() {}
 
 // New checks the config, and starts nothing. Whether guest-tools are there is seen by Boot.
 func New(config Config) (*Machine, error) {
@@ -100,7 +103,7 @@ func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Gu
 	if err != nil {
 		return nil, err
 	}
-	home, err := m.makeHome()
+	home, err := m.makeHome(options.Token)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +112,7 @@ func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Gu
 		return nil, errors.Join(err, home.remove())
 	}
 	process, err := m.config.Processes.Start(ports.ProcessSpec{
-		Command: m.command(tools, home),
+		Command: m.command(tools, home, options.Token != ""),
 		Env:     m.environment(home),
 		Dir:     home.work(),
 	})
@@ -138,8 +141,11 @@ func (m *Machine) findTools() (string, error) {
 	return path, nil
 }
 
-func (m *Machine) command(tools string, home home) []string {
+func (m *Machine) command(tools string, home home, token bool) []string {
 	command := []string{tools, "run", "--host", "unix:" + home.socket()}
+	if token {
+		command = append(command, "--token-file", home.token())
+	}
 	if m.config.GuestConfig != "" {
 		command = append(command, "--config", home.config())
 	}
@@ -167,9 +173,10 @@ func (h home) work() string   { return filepath.Join(string(h), "work") }
 func (h home) tmp() string    { return filepath.Join(string(h), "tmp") }
 func (h home) host() string   { return filepath.Join(string(h), "host") } // which the task's user can't enter
 func (h home) socket() string { return filepath.Join(h.host(), "sock") }
+func (h home) token() string  { return filepath.Join(h.host(), "token") }
 func (h home) config() string { return filepath.Join(string(h), "guest-tools.yml") }
 
-func (m *Machine) makeHome() (home, error) {
+func (m *Machine) makeHome(token string) (home, error) {
 	folder, err := filepath.Abs(m.config.Folder)
 	if err != nil {
 		return "", fmt.Errorf("the folder for guests can't be used: %w", err)
@@ -186,6 +193,9 @@ func (m *Machine) makeHome() (home, error) {
 	err = errors.Join(os.Mkdir(h.host(), 0o700), os.Mkdir(h.work(), 0o700), os.Mkdir(h.tmp(), 0o700))
 	if err == nil && m.config.Owner != nil && os.Geteuid() == 0 {
 		err = h.give(*m.config.Owner)
+	}
+	if err == nil && token != "" {
+		err = os.WriteFile(h.token(), []byte(token+"\n"), 0o600)
 	}
 	if err == nil && m.config.GuestConfig != "" {
 		err = os.WriteFile(h.config(), []byte(m.config.GuestConfig), 0o600)

@@ -83,7 +83,7 @@ func TestPollsThatAreNotHeld(t *testing.T) {
 }
 
 func TestPollsRefused(t *testing.T) {
-	inBubble(t, func(w *world) { w.host.refuse["poll"] = &domain.Error{Code: domain.CodeUnauthorized} }, func(w *world) {
+	inBubble(t, func(w *world) { w.host.refuse["poll"] = &domain.Error{Code: domain.CodeForbidden} }, func(w *world) {
 		w.settle(time.Minute)
 		w.same("told", 1, w.log.count("the host refuses polls"))
 		if n := len(w.host.times("poll")); n < 10 || n > 20 {

@@ -36,6 +36,7 @@ type fakeHost struct {
 	bodies   map[*fakeLog]bool
 	writes   int                            // to log bodies
 	shells   map[domain.ActionID]*fakeShell // those that may be opened
+	token    string                         // that is shown; empty is none
 }
 
 func newFakeHost(peer *contract.Peer) *fakeHost {
@@ -75,7 +76,10 @@ func (h *fakeHost) event(name string) error {
 	if h.away != nil {
 		return h.away
 	}
-	return h.refuse[strings.Fields(name)[0]]
+	if err := h.refuse[strings.Fields(name)[0]]; err != nil || name == "token" {
+		return err
+	}
+	return h.peer.Admit(h.token)
 }
 
 // saw is the events so far, without those named.
@@ -113,6 +117,21 @@ func (h *fakeHost) Hello(_ context.Context, hello domain.Hello) (domain.Features
 		return nil, err
 	}
 	return h.peer.Hello(hello)
+}
+
+func (h *fakeHost) HasToken() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.token != ""
+}
+
+func (h *fakeHost) TakeToken(context.Context) error {
+	if err := h.event("token"); err != nil {
+		return err
+	}
+	token, err := h.peer.HandToken()
+	h.set(func() { h.token = token })
+	return err
 }
 
 func (h *fakeHost) Execute(context.Context) (domain.Execute, error) {

@@ -60,7 +60,7 @@ func features(shells bool) domain.Features {
 	if shells {
 		fs = append(fs, domain.FeatureExec, domain.FeatureShell2)
 	}
-	return fs
+	return append(fs, domain.FeatureToken)
 }
 
 // Guest serves one host, and runs its task.
@@ -108,11 +108,15 @@ func (g *Guest) Hurry() { g.hurryOnce() }
 // Run asks for the task, runs it, and serves the host until ctx ends. Then it ends what is left of the
 // task, and returns when nothing of it runs any more; the error tells what could not be ended. A task
 // that is cut short so is not resolved: its host learns by the connection's end. After Hurry it doesn't
-// wait for a command that is still being started, and says so. Run is called once.
+// wait for a command that is still being started, and says so. A host that refuses to serve this guest for
+// want of the right token ends it too, with ErrNoAccess. Run is called once.
 func (g *Guest) Run(ctx context.Context) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	g.link.end = end
 	execute, verdict := g.ask(ctx)
 	if ctx.Err() != nil {
-		return nil
+		return fate(ctx)
 	}
 	g.execute = execute
 	// What the task has begun goes on for a moment after ctx: stop ends it.
@@ -139,7 +143,15 @@ func (g *Guest) Run(ctx context.Context) error {
 	g.log.Info("ending")
 	polls.Wait()
 	g.crew.close()
-	return g.end(stopNow, taskEnded)
+	return errors.Join(fate(ctx), g.end(stopNow, taskEnded))
+}
+
+// fate is why a guest ends that nobody asked to end.
+func fate(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, ErrNoAccess) {
+		return cause
+	}
+	return nil
 }
 
 // end ends the task's tree, gives what it said last a moment to be delivered, and joins the task.

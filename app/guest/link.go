@@ -19,6 +19,7 @@ type link struct {
 	hello domain.Hello
 	log   *slog.Logger
 	turn  chan struct{} // held by whoever says hello
+	end   func(error)   // ends the guest, for a reason that nothing would change; set before the first call
 
 	mu       sync.Mutex
 	greet    bool            // a hello is due
@@ -29,7 +30,7 @@ type link struct {
 }
 
 func newLink(host ports.Host, hello domain.Hello, log *slog.Logger) *link {
-	return &link{host: host, hello: hello, log: log, turn: make(chan struct{}, 1), greet: true}
+	return &link{host: host, hello: hello, log: log, turn: make(chan struct{}, 1), end: func(error) {}, greet: true}
 }
 
 // call makes a request, after the hello if one is due. It tells the log when the host goes away, and
@@ -37,7 +38,7 @@ func newLink(host ports.Host, hello domain.Hello, log *slog.Logger) *link {
 func (l *link) call(ctx context.Context, request func() error) error {
 	err := l.ready(ctx)
 	if err == nil {
-		err = request()
+		err = l.authorized(request())
 	}
 	if ctx.Err() != nil {
 		return err
@@ -60,7 +61,7 @@ func broken(err error) bool {
 	if _, refused := errors.AsType[*domain.Error](err); refused {
 		return false
 	}
-	for _, answer := range []error{domain.ErrUnknownKind, domain.ErrInvalidAction, domain.ErrInvalidExecute} {
+	for _, answer := range []error{domain.ErrUnknownKind, domain.ErrInvalidAction, domain.ErrInvalidExecute, ErrNoAccess} {
 		if errors.Is(err, answer) {
 			return false
 		}
@@ -138,10 +139,15 @@ func (l *link) ready(ctx context.Context) error {
 	switch {
 	case err == nil:
 		both := l.hello.Features.Both(theirs)
+		if err := l.takeToken(ctx, both); err != nil {
+			return err
+		}
 		l.log.Info("the host speaks version 2", "features", both)
 		l.greeted(true, both)
 	case !refused, later(refusal):
 		return err
+	case refusal.Code == domain.CodeUnauthorized:
+		return l.authorized(err)
 	case refusal.Code == domain.CodeNoSuchEndPoint:
 		l.log.Info("the host speaks version 1")
 		l.greeted(false, nil)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/hexworker/metaservice/adapters/hostclient"
 	"github.com/hexworker/metaservice/adapters/processes"
 	"github.com/hexworker/metaservice/app/guest"
+	"github.com/hexworker/metaservice/domain"
 )
 
 // oneCore leaves the guest's other cores to its task, where nobody has said otherwise: all that these tools
@@ -34,7 +36,12 @@ func prepare(in invocation, logger *slog.Logger) (run func(context.Context) erro
 			return nil, nil, err
 		}
 	}
-	host, err := hostclient.New(in.host, hostclient.Options{})
+	keepSecrets()
+	token, err := findToken(in.token, firmwareToken, logger)
+	if err != nil {
+		return nil, nil, err
+	}
+	host, err := hostclient.New(in.host, hostclient.Options{Token: token})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -82,8 +89,13 @@ func prepare(in invocation, logger *slog.Logger) (run func(context.Context) erro
 
 // postLog sends a file into the task's log. It doesn't wait for a read that is under way when ctx ends:
 // nobody may ever write to what it reads.
-func (p program) postLog(ctx context.Context, in invocation) error {
-	host, err := hostclient.New(in.host, hostclient.Options{})
+func (p program) postLog(ctx context.Context, in invocation, logger *slog.Logger) error {
+	keepSecrets()
+	token, err := findToken(in.token, firmwareToken, logger)
+	if err != nil {
+		return err
+	}
+	host, err := hostclient.New(in.host, hostclient.Options{Token: token})
 	if err != nil {
 		return err
 	}
@@ -101,7 +113,7 @@ func (p program) postLog(ctx context.Context, in invocation) error {
 	go func() {
 		n, err := guest.PostLog(ctx, host, input)
 		if err != nil {
-			err = fmt.Errorf("%d bytes of %s went out, but not all of it is in the log: %w", n, name(in.file), err)
+			err = fmt.Errorf("%d bytes of %s went out, but not all of it is in the log: %w", n, name(in.file), withHint(err))
 		}
 		sent <- err
 	}()
@@ -111,6 +123,14 @@ func (p program) postLog(ctx context.Context, in invocation) error {
 	case <-ctx.Done():
 		return fmt.Errorf("not all of %s is in the log: %w", name(in.file), context.Cause(ctx))
 	}
+}
+
+// withHint says what to do about a host that demands a token.
+func withHint(err error) error {
+	if errors.Is(err, &domain.Error{Code: domain.CodeUnauthorized}) {
+		return fmt.Errorf("%w; --token-file must name the token of this guest's tools", err)
+	}
+	return err
 }
 
 func name(file string) string {

@@ -10,8 +10,8 @@ import (
 	"github.com/hexworker/metaservice/adapters/wire"
 )
 
-const usage = `usage: guest-tools [run] [--host ADDRESS] [--config FILE]
-       guest-tools post-log [--host ADDRESS] FILE|-
+const usage = `usage: guest-tools [run] [--host ADDRESS] [--token-file FILE] [--config FILE]
+       guest-tools post-log [--host ADDRESS] [--token-file FILE] FILE|-
        guest-tools --help | --version
 
 run        ask the host for the task, run it, and serve the host until a signal
@@ -19,6 +19,9 @@ post-log   send a file, or the standard input, into the log of the host's task
 
   --host ADDRESS   where the host is (default ` + wire.DefaultHost + `): ADDRESS, HOST:PORT,
                    [IPV6]:PORT, http://HOST:PORT or unix:/PATH
+  --token-file FILE
+                   the token that the host demands of these tools (default what
+                   a virtual machine was given, if it was given one)
   --config FILE    a YAML file with any of the keys entrypoint, env, shell, user,
                    workdir and tty
   --help           this text
@@ -38,6 +41,7 @@ const (
 type invocation struct {
 	command command
 	host    string
+	token   string // the file that holds it
 	config  string
 	file    string // of post-log; "-" is the standard input
 }
@@ -49,6 +53,7 @@ func parse(args []string) (invocation, error) {
 	flags := flag.NewFlagSet("guest-tools", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&in.host, "host", wire.DefaultHost, "")
+	flags.StringVar(&in.token, "token-file", "", "")
 	flags.StringVar(&in.config, "config", "", "")
 	flags.BoolVar(&help, "help", false, "")
 	flags.BoolVar(&help, "h", false, "")
@@ -71,12 +76,19 @@ func parse(args []string) (invocation, error) {
 		return invocation{command: commandVersion}, nil
 	case in.host == "":
 		return invocation{}, errors.New("--host is empty: leave it out for " + wire.DefaultHost)
+	case in.token == "" && isSet(flags, "token-file"):
+		return invocation{}, errors.New("--token-file is empty: leave it out where there is no token")
 	case in.command == commandPostLog:
 		return in.postLog(rest)
 	case len(rest) > 0:
 		return invocation{}, fmt.Errorf("there is no command %q: it must be run, post-log, or none", rest[0])
 	}
 	return in, nil
+}
+
+func isSet(flags *flag.FlagSet, name string) (set bool) {
+	flags.Visit(func(f *flag.Flag) { set = set || f.Name == name })
+	return set
 }
 
 func (in invocation) postLog(rest []string) (invocation, error) {

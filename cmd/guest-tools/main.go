@@ -71,7 +71,7 @@ func (p program) main() int {
 	case commandPostLog:
 		release := onSignals(cancel, func() { os.Exit(exitFailure) })
 		defer release()
-		err = p.postLog(ctx, invocation)
+		err = p.postLog(ctx, invocation, logger)
 	default:
 		var run func(context.Context) error
 		run, hurry, err = prepare(invocation, logger)

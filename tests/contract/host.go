@@ -28,6 +28,7 @@ const hostPatience = 20 * time.Second
 func Host(t *testing.T, connect func(t *testing.T, peer *Peer) ports.Host) {
 	for name, test := range map[string]func(*testing.T, hostCase){
 		"hello":                 hostHello,
+		"token":                 hostToken,
 		"execute":               hostExecute,
 		"poll":                  hostPoll,
 		"poll given up":         hostPollEnds,
@@ -92,6 +93,31 @@ func hostHello(t *testing.T, c hostCase) {
 	noError(t, "hello", err)
 	same(t, "the host's features", c.peer.Features, features)
 	same(t, "the guest's hello", []domain.Hello{hello}, c.peer.hellos)
+}
+
+func hostToken(t *testing.T, c hostCase) {
+	first, second := c.connect(), c.connect()
+	noAnswer := &domain.Error{Code: domain.CodeNoSuchEndPoint}
+	if err := first.TakeToken(c.ctx); !errors.Is(err, noAnswer) || first.HasToken() {
+		t.Errorf("a host without a token: %v, and has one: %t", err, first.HasToken())
+	}
+	c.peer.Token = "a-token"
+	noError(t, "take the token", first.TakeToken(c.ctx))
+	if !first.HasToken() || second.HasToken() {
+		t.Errorf("it has the token: %t, and the other: %t", first.HasToken(), second.HasToken())
+	}
+	c.peer.Actions <- domain.Action{}
+	for method, err := range every(c.ctx, first) { // which all show it, or would be refused
+		noError(t, method, err)
+	}
+	for method, err := range every(c.ctx, second) {
+		if !errors.Is(err, &domain.Error{Code: domain.CodeUnauthorized}) {
+			t.Errorf("%s, without the token, returned %v", method, err)
+		}
+	}
+	if err := second.TakeToken(c.ctx); !errors.Is(err, &domain.Error{Code: domain.CodeResourceConflict}) || second.HasToken() {
+		t.Errorf("the token asked for again: %v, and has it: %t", err, second.HasToken())
+	}
 }
 
 func hostExecute(t *testing.T, c hostCase) {

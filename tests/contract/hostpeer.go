@@ -20,9 +20,11 @@ type Peer struct {
 	Actions  chan domain.Action // what polls take
 	Refuse   *domain.Error      // to everything
 	LogFails *domain.Error      // to a log, at once, its body unread
+	Token    string             // handed out once, and demanded then; empty is none
 
 	mu      sync.Mutex
 	changed chan struct{}
+	taken   bool // the token
 	hellos  []domain.Hello
 	results []domain.Result
 	replies []Reply
@@ -56,6 +58,32 @@ func (p *Peer) note(change func()) {
 func (p *Peer) refusal() error {
 	if p.Refuse != nil {
 		return p.Refuse
+	}
+	return nil
+}
+
+// HandToken hands the token out, once.
+func (p *Peer) HandToken() (string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.Refuse != nil:
+		return "", p.Refuse
+	case p.Token == "":
+		return "", &domain.Error{Code: domain.CodeNoSuchEndPoint, Message: "no token is handed out"}
+	case p.taken:
+		return "", &domain.Error{Code: domain.CodeResourceConflict, Message: "somebody has the token"}
+	}
+	p.taken = true
+	return p.Token, nil
+}
+
+// Admit refuses a request that doesn't show the token that somebody has.
+func (p *Peer) Admit(shown string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.taken && shown != p.Token {
+		return &domain.Error{Code: domain.CodeUnauthorized, Message: "the token is missing"}
 	}
 	return nil
 }

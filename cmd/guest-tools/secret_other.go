@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// keepSecrets has nothing to do.
+func keepSecrets() {}
