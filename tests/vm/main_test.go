@@ -190,7 +190,7 @@ func newMachine(t testing.TB, change ...func(*qemu.Config)) *qemu.Machine {
 		if left, err := os.ReadDir(config.Folder); err != nil || len(left) > 0 {
 			t.Errorf("left in the machine's folder: %v, %v", left, err)
 		}
-		eventually(t, "QEMU is left", func() bool { return len(qemus(image.Dir)) == 0 })
+		eventually(t, "QEMU is left", func() bool { return len(qemus(config.Image.Dir)) == 0 })
 	})
 	return machine
 }
