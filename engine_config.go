@@ -27,6 +27,7 @@ type Config struct {
 	StopTimeout     Duration     `json:"stopTimeout,omitzero" jsonschema:"How long a guest may take to end by itself before it is killed. The default is 10s."`
 	Limits          ConfigLimits `json:"limits,omitzero" jsonschema:"What a guest can make its host do, at most."`
 	GuestTools      string       `json:"guestTools,omitzero" jsonschema:"The path of the program guest-tools, for the process machine. By default it is looked for beside the host's program, then on PATH."`
+	Token           TokenMode    `json:"token,omitzero" jsonschema:"Whether a guest's tools must prove themselves: auto, the default, where the machine and the tools both can; required, or the guest gets nothing; off."`
 	TemporaryFolder string       `json:"temporaryFolder,omitzero" jsonschema:"Where artifacts are kept until they are closed, and the process machine's guests have their folders. The default is the system's folder for temporary files."`
 }
 
@@ -117,7 +118,7 @@ func (e *InvalidConfigError) Error() string {
 var configSchema = func() *jsonschema.Schema {
 	s := schemaFor[Config]()
 	setDefaults(s, Config{
-		BootTimeout: Duration(DefaultBootTimeout), StopTimeout: Duration(DefaultStopTimeout),
+		BootTimeout: Duration(DefaultBootTimeout), StopTimeout: Duration(DefaultStopTimeout), Token: TokenAuto,
 		Limits: configLimits(domain.Defaults()),
 	})
 	s.Title = "The configuration of a metaservice engine"

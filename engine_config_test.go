@@ -121,7 +121,7 @@ func TestTheConfigsSchema(t *testing.T) {
 
 func TestMistakesInAConfig(t *testing.T) {
 	const number = "a whole number, not less than 0"
-	all := "one of maxConcurrency, bootTimeout, stopTimeout, limits, guestTools, temporaryFolder"
+	all := "one of maxConcurrency, bootTimeout, stopTimeout, limits, guestTools, token, temporaryFolder"
 	type mistakes = [][3]string // path, found, right
 	for name, test := range map[string]struct {
 		config   string
@@ -152,6 +152,12 @@ func TestMistakesInAConfig(t *testing.T) {
 		"in both": {
 			config: `{"maxConcurrency":"1"}`, defaults: metaservice.Config{Limits: metaservice.ConfigLimits{Tries: -1}},
 			want: mistakes{{"maxConcurrency", "a string", number}, {"limits.tries", "-1", number}},
+		},
+		"a token mode that there isn't": {
+			config: `{"token":"always"}`, want: mistakes{{"token", `"always"`, "auto, required or off"}},
+		},
+		"a token mode that there isn't, in Go": {
+			defaults: metaservice.Config{Token: "on"}, want: mistakes{{"token", `"on"`, "auto, required or off"}},
 		},
 		"a silence shorter than the default hold": {
 			config: `{"limits":{"silence":"1s"}}`, want: mistakes{{"limits.silence", "1s", "30s at least, which is limits.hold"}},

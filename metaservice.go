@@ -66,6 +66,19 @@ type (
 	Result = domain.Result
 )
 
+// TokenMode says whether a guest's requests must prove that they are its tools'.
+type TokenMode = domain.TokenMode
+
+// The modes. docs/protocol.md tells what they hold off, and what not.
+const (
+	// TokenAuto, the default, demands a token where the machine hands one over and the guest's tools know of it.
+	TokenAuto = domain.TokenAuto
+	// TokenRequired demands one of every guest. Where the machine can't hand it over, the first who asks has it.
+	TokenRequired = domain.TokenRequired
+	// TokenOff demands none.
+	TokenOff = domain.TokenOff
+)
+
 // Errors of the service and of the engine. The old forms return ErrResourceNotFound and
 // those of shells bare, for users who compare with ==; everything else is for errors.Is.
 var (
@@ -123,6 +136,12 @@ type Option func(*host.Config)
 // WithLimits sets limits other than the default.
 func WithLimits(limits Limits) Option {
 	return func(c *host.Config) { c.Limits = limits }
+}
+
+// WithToken has the guest's tools prove themselves. A MetaService has no machine that could hand the token
+// over: TokenAuto demands none, and TokenRequired gives it to the first who asks.
+func WithToken(mode TokenMode) Option {
+	return func(c *host.Config) { c.Token = mode }
 }
 
 // WithOutcome has f told the task's outcome, with all that is known of it, once, on a goroutine of

@@ -47,6 +47,8 @@ type (
 	Machine = ports.Machine
 	// MachineWithOptions is a Machine that a payload may ask for something.
 	MachineWithOptions = ports.MachineWithOptions
+	// MachineWithToken is a Machine that can hand a token over to its guest's tools alone.
+	MachineWithToken = ports.MachineWithToken
 	// BootOptions is what a guest is booted with.
 	BootOptions = ports.BootOptions
 	// Guest is a booted machine.
@@ -202,6 +204,7 @@ func newEngine(config Config, machine Machine, storage TemporaryStorage, logger 
 		IDs:            uuids.Random{},
 		Logger:         logger,
 		Limits:         config.Limits.limits(),
+		Token:          config.Token,
 		MaxConcurrency: config.MaxConcurrency,
 		BootTimeout:    boot,
 		StopTimeout:    stop,

@@ -34,6 +34,7 @@ const (
 	patternPath     = `^[^\x00]+$`
 	patternName     = `^[^=\x00]+$`
 	patternDuration = `^\+?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$`
+	patternToken    = `^(auto|required|off)$`
 )
 
 var patterns = map[string]pattern{
@@ -41,6 +42,7 @@ var patterns = map[string]pattern{
 	patternPath:     {regexp.MustCompile(patternPath), "no path", "a string that isn't empty, without a NUL character"},
 	patternName:     {regexp.MustCompile(patternName), "no name of a variable", "named without '=' and NUL characters, and not by nothing"},
 	patternDuration: {regexp.MustCompile(patternDuration), "", `a duration such as "90s" or "1h30m", not less than 0`},
+	patternToken:    {regexp.MustCompile(patternToken), "", "auto, required or off"},
 }
 
 // schemaFor is the schema of a Go type. Whatever may be left out may not be null instead, and no number
@@ -48,6 +50,7 @@ var patterns = map[string]pattern{
 func schemaFor[T any]() *jsonschema.Schema {
 	s, err := jsonschema.For[T](&jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
 		reflect.TypeFor[Duration]():        {Type: "string", Pattern: patternDuration},
+		reflect.TypeFor[TokenMode]():       {Type: "string", Pattern: patternToken},
 		reflect.TypeFor[json.RawMessage](): {Type: "object"},
 	}})
 	if err != nil {
@@ -286,7 +289,7 @@ func describe(s *jsonschema.Schema) string {
 		}
 		return "an object"
 	}
-	if slices.Contains([]string{patternDuration, patternPath}, s.Pattern) {
+	if slices.Contains([]string{patternDuration, patternPath, patternToken}, s.Pattern) {
 		return patterns[s.Pattern].right
 	}
 	return "a string"

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 )
 
@@ -59,6 +60,7 @@ func (f *jobFlags) run(cmd *cobra.Command, args []string, to streams, machineFor
 	}
 	defer around.signals.catch()()
 	j := newJob(around, machine, execute, limits, record)
+	j.token = domain.TokenMode(f.token)
 	j.timeout, j.artifacts, j.fetching, j.json = f.timeout, artifacts, f.fetching, f.json
 	if f.shell {
 		record.hold()

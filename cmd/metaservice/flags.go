@@ -17,6 +17,7 @@ type commonFlags struct {
 	env     []string
 	limits  []string
 	timeout time.Duration
+	token   string
 	verbose bool
 }
 
@@ -31,6 +32,7 @@ func (f *commonFlags) add(cmd *cobra.Command, what string) {
 // addLast adds those that belong at the end of the help.
 func (f *commonFlags) addLast(cmd *cobra.Command) {
 	flags := cmd.Flags()
+	flags.StringVar(&f.token, "token", "", "have guest-tools prove themselves: `MODE` is auto, required or off")
 	flags.StringArrayVar(&f.limits, "limit", nil, "bound what the guest may do: `NAME=VALUE`, like LogBytes=9GiB")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "tell what goes on")
 }
@@ -39,6 +41,9 @@ func (f *commonFlags) addLast(cmd *cobra.Command) {
 func (f *commonFlags) check(cmd *cobra.Command) error {
 	if f.timeout < 0 || f.timeout == 0 && cmd.Flags().Changed("timeout") {
 		return usagef("--timeout %s: it must be more than 0", f.timeout)
+	}
+	if f.token == "" && cmd.Flags().Changed("token") || domain.TokenMode(f.token).Check() != nil {
+		return usagef("--token %s: it must be auto, required or off", f.token)
 	}
 	return nil
 }

@@ -73,6 +73,8 @@ func TestCommandLinesThatCannotBe(t *testing.T) {
 		"a shell's variable":   {[]string{"shell", "--env", "METASERVICE_UNSET"}, "no such variable is set here"},
 		"a shell without end":  {[]string{"shell", "--limit", "Shells=0"}, "it must be more than 0"},
 		"a shell's log":        {[]string{"shell", "--log", "x"}, "unknown flag: --log"},
+		"a mode of tokens":     {serve("--token", "on"), "--token on: it must be auto, required or off"},
+		"no mode of tokens":    {[]string{"shell", "--token", ""}, "it must be auto, required or off"},
 		"log over json":        {serve("--json", "x", "--log", folder+"/x"), "would both be written to"},
 	} {
 		t.Run(name, func(t *testing.T) {

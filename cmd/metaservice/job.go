@@ -27,6 +27,7 @@ type job struct {
 	artifacts   []artifact
 	fetching    time.Duration // for all artifacts together; 0 is without limit
 	limits      domain.Limits
+	token       domain.TokenMode
 	record      *record
 	json        string
 	beside      *console // a shell beside the task; nil is none
@@ -138,6 +139,7 @@ func (j *job) start() (*host.Engine, *host.Sandbox, error) {
 		IDs:            uuids.Random{},
 		Logger:         j.inner,
 		Limits:         j.limits,
+		Token:          j.token,
 		MaxConcurrency: 1,
 		BootTimeout:    j.bootTimeout,
 		StopTimeout:    stopPatience,

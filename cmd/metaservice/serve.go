@@ -24,7 +24,8 @@ func serveCommand(to streams) *cobra.Command {
 		Short: "Run a task in a guest that is started elsewhere",
 		Long: `Wait at an address for a guest that somebody starts elsewhere, and have it run one
 task. The rest is as with run. Whoever reaches the address can read what the task is
-given, and answer in its place: let nobody but the guest.`,
+given, and answer in its place: let nobody but the guest. With --token required it is only
+the first who asks for the token.`,
 		Example: "  metaservice serve --listen 127.0.0.1:8080 --artifact /var/log/boot.log -- uname -a",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return flags.run(cmd, args, to, func(around *setting) (ports.Machine, error) {

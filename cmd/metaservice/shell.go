@@ -62,6 +62,7 @@ that doesn't answer.`,
 			}
 			defer around.signals.catch()()
 			j := newJob(around, machine, domain.Execute{Command: keeper}, limits, record)
+			j.token = domain.TokenMode(flags.token)
 			return over(j.runShell(newConsole(around, to, spec)))
 		},
 	}
