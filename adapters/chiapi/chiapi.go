@@ -51,12 +51,13 @@ func New(api ports.GuestAPI, logger *slog.Logger) http.Handler {
 		r.Post(wire.PathReply, h.reply)
 		r.Get(wire.PathReply, h.shell)
 	})
-	return r
+	return &guard{handler: h, next: r}
 }
 
 type handler struct {
-	api ports.GuestAPI
-	log *slog.Logger
+	api     ports.GuestAPI
+	log     *slog.Logger
+	results repeated // that were not taken
 }
 
 func (h *handler) noSuchEndPoint(w http.ResponseWriter, r *http.Request) {
@@ -163,7 +164,11 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 		if wire.HungUp(r.Context()) { // the kernel would take the answer, and drop it
 			return errHungUp
 		}
-		return respond(w, http.StatusOK, wire.EncodeAction(action))
+		err := respond(w, http.StatusOK, wire.EncodeAction(action))
+		if err == nil && action.Kind() != domain.KindNone {
+			entryOf(r).wanted(r.Context())
+		}
+		return err
 	})
 	if err != nil {
 		// The guest hung up, or can't be written to. It must not take what has left us for an answer.
@@ -172,7 +177,7 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) appendLog(w http.ResponseWriter, r *http.Request) {
-	err := h.api.Log(r.Context(), r.Body)
+	err := h.api.Log(r.Context(), claimedReader{r.Body, func() { entryOf(r).claim(r.Context()) }})
 	switch {
 	case err == nil:
 	case errors.Is(err, domain.ErrLog), errors.Is(err, domain.ErrConflict), errors.Is(err, domain.ErrTooMany):
@@ -191,7 +196,9 @@ func (h *handler) resolve(success bool) http.HandlerFunc {
 			if _, tooLarge := errors.AsType[*domain.LimitError](err); tooLarge || errors.Is(err, domain.ErrBrokenReply) {
 				// 4xx is final, and would leave the task without a result for a limit on size or time:
 				// RFC 9110 has no better word for "not like this" than to hang up.
-				h.log.Warn("a result was not taken", "error", err)
+				if time, told := h.results.again(); told {
+					h.log.Warn("a result was not taken", "error", err, "time", time)
+				}
 				panic(http.ErrAbortHandler)
 			}
 			if err != nil {
@@ -248,7 +255,8 @@ func (h *handler) reply(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, err)
 		return
 	}
-	body := requestBody{r.Body, http.NewResponseController(w)}
+	wanted := func() { entryOf(r).wanted(r.Context()) }
+	body := claimed{requestBody{r.Body, http.NewResponseController(w)}, wanted}
 	switch action.Kind() {
 	case domain.KindGetArtifact:
 		err = h.api.Artifact(r.Context(), id, ports.ArtifactReply{
@@ -269,6 +277,9 @@ func (h *handler) reply(w http.ResponseWriter, r *http.Request) {
 		h.refuseMethod(w, r, http.MethodGet)
 		return
 	}
+	if !errors.Is(err, domain.ErrUnknownAction) {
+		wanted() // also where the app had no need of its body
+	}
 	if err != nil {
 		h.refuse(w, r, err)
 	}
@@ -287,10 +298,6 @@ func (h *handler) shell(w http.ResponseWriter, r *http.Request) {
 		h.refuseMethod(w, r, http.MethodPost)
 		return
 	}
-	if r.Header.Get("Origin") != "" { // a browser's, whose page may be anybody's
-		h.refuse(w, r, &domain.Error{Code: domain.CodeForbidden, Message: "a request with an Origin is none of a guest's tools"})
-		return
-	}
 	if err := wsshell.CheckHandshake(r); err != nil {
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Upgrade", "websocket") // RFC 9110, section 7.8
@@ -300,6 +307,7 @@ func (h *handler) shell(w http.ResponseWriter, r *http.Request) {
 	answered := false
 	err = h.api.Shell(r.Context(), id, func(terms ports.ShellTerms) (ports.HostShell, error) {
 		answered = true
+		entryOf(r).wanted(r.Context())
 		return wsshell.Accept(w, r, h.api.Features(), terms)
 	})
 	if err != nil && !answered {

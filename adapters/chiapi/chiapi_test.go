@@ -378,7 +378,7 @@ func TestAGuestThatIsKnownToHaveHungUpIsHandedNothing(t *testing.T) {
 		got := fetch(t.Context(), t, s)
 		synctest.Wait()
 		recorder := httptest.NewRecorder()
-		gone := wire.WithHungUp(t.Context(), func() bool { return true })
+		gone := wire.WithConn(t.Context(), wire.Conn{HungUp: func() bool { return true }})
 		func() {
 			defer func() {
 				if p := recover(); p != http.ErrAbortHandler {

@@ -89,7 +89,7 @@ func connContext(ctx context.Context, conn net.Conn) context.Context {
 	if err != nil {
 		return ctx
 	}
-	return wire.WithHungUp(ctx, func() bool { return hungUp(raw) })
+	return wire.WithConn(ctx, wire.Conn{HungUp: func() bool { return hungUp(raw) }})
 }
 
 // gate counts the handlers that run, and lets none in once it is closed.
