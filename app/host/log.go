@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"time"
 
 	"github.com/hexworker/metaservice/domain"
@@ -110,7 +111,7 @@ func (s *Service) writeLog(ctx context.Context, chunk []byte) (kept int, err err
 	if failed != nil || keep == 0 {
 		return 0, failed
 	}
-	n, err := s.sink.Write(chunk[:keep])
+	n, err := s.sinkWrite(chunk[:keep])
 	if err == nil && n < keep {
 		err = io.ErrShortWrite
 	}
@@ -123,6 +124,18 @@ func (s *Service) writeLog(ctx context.Context, chunk []byte) (kept int, err err
 	s.book.Unwrite(keep - max(n, 0))
 	s.mu.Unlock()
 	return 0, err
+}
+
+// sinkWrite takes a sink that panics for one that fails: net/http would swallow the panic, and leave a log
+// that seems to be open still.
+func (s *Service) sinkWrite(chunk []byte) (n int, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			n, err = 0, fmt.Errorf("the log sink panicked: %v", cause)
+			s.log.Error("the log sink panicked", "panic", cause, "stack", string(debug.Stack()))
+		}
+	}()
+	return s.sink.Write(chunk)
 }
 
 // takeSinkSlot waits for the turn to write to the sink. What has come is written even where its request
