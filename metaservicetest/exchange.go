@@ -46,6 +46,10 @@ func (g *Guest) newExchange(req *http.Request, out io.Writer) *exchange {
 	ctx = context.WithValue(ctx, http.ServerContextKey, &http.Server{})
 	x := &exchange{ctx: ctx, hangUp: hangUp, out: out, begun: make(chan struct{}), header: make(http.Header)}
 	r := req.Clone(ctx)
+	if r.Header == nil {
+		r.Header = make(http.Header)
+	}
+	g.show(r)
 	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
 	r.RemoteAddr = "169.254.169.253:1024"
 	r.RequestURI = r.URL.RequestURI()
@@ -375,7 +379,9 @@ func (b answerBody) Close() error {
 	return b.PipeReader.Close()
 }
 
-// Client is an HTTP client whose every request goes to the host, whatever its URL says.
+// Client is an HTTP client whose every request goes to the host, whatever its URL says. It shows the guest's
+// token, once the guest has said hello with it; a request that has the header Authorization, be it with a nil
+// value, shows that: such is the guest's task, which doesn't know the token.
 func (g *Guest) Client() *http.Client {
 	return &http.Client{Transport: g, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }

@@ -21,10 +21,14 @@ var jsonHeader = http.Header{"Content-Type": {wire.TypeJSON}}
 
 // Hello says that this guest is one of version 2, with these features, and returns the host's. Execute
 // and Resolve say it, if nobody has, with all features; a script that wants a guest of version 1 makes
-// its requests itself, by Client.
+// its requests itself, by Client. With domain.FeatureToken, this request and all that follow show the token
+// that the host demands of its guest's tools.
 func (g *Guest) Hello(features ...domain.Feature) (domain.Features, error) {
 	g.mu.Lock()
 	g.greeted = true
+	if domain.Features(features).Has(domain.FeatureToken) && g.token.IsZero() {
+		g.token = g.given
+	}
 	g.mu.Unlock()
 	answer, err := g.call(http.MethodPost, wire.PathHello, jsonHeader, bytes.NewReader(wire.EncodeHello(domain.Hello{
 		Version: "metaservicetest", BootID: "1", OS: runtime.GOOS, Arch: runtime.GOARCH, Features: features,
@@ -36,10 +40,41 @@ func (g *Guest) Hello(features ...domain.Feature) (domain.Features, error) {
 	if err != nil {
 		return nil, err
 	}
+	both := domain.Features(features).Both(offered)
+	g.mu.Lock()
+	g.features = both
+	ask := both.Has(domain.FeatureToken) && g.token.IsZero()
+	g.mu.Unlock()
+	if ask {
+		err = g.takeToken()
+	}
+	return offered, err
+}
+
+// takeToken asks the host for a token that no machine has handed over. It may have none for anybody.
+func (g *Guest) takeToken() error {
+	answer, err := g.call(http.MethodPost, wire.PathToken, nil, nil)
+	if errors.Is(err, &domain.Error{Code: domain.CodeNoSuchEndPoint}) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	token, err := wire.DecodeToken(answer)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.features = domain.Features(features).Both(offered)
-	return offered, nil
+	g.token = token
+	return err
+}
+
+// show shows the token in a request to the protocol's end points that says nothing of its own about that.
+func (g *Guest) show(r *http.Request) {
+	if _, own := r.Header[wire.HeaderAuthorization]; own || !strings.HasPrefix(r.URL.Path, "/engine/") {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	wire.ShowToken(r.Header, g.token)
 }
 
 // greet says hello, unless that was said. A host of version 1 doesn't know the word.
@@ -50,7 +85,7 @@ func (g *Guest) greet() error {
 	if greeted {
 		return nil
 	}
-	_, err := g.Hello(domain.FeatureResult, domain.FeatureExec, domain.FeatureShell2)
+	_, err := g.Hello(domain.FeatureResult, domain.FeatureExec, domain.FeatureShell2, domain.FeatureToken)
 	if errors.Is(err, &domain.Error{Code: domain.CodeNoSuchEndPoint}) {
 		return nil
 	}

@@ -22,7 +22,13 @@ type Machine struct{ script Script }
 // NewMachine makes a machine whose guests play script, each on a goroutine of its own.
 func NewMachine(script Script) *Machine { return &Machine{script: script} }
 
-var _ ports.MachineWithOptions = (*Machine)(nil)
+var (
+	_ ports.MachineWithOptions = (*Machine)(nil)
+	_ ports.MachineWithToken   = (*Machine)(nil)
+)
+
+// HandsTokenOver implements ports.MachineWithToken: guests show their token from their Hello on.
+func (m *Machine) HandsTokenOver() {}
 
 // Boot implements ports.Machine.
 func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Guest, error) {
@@ -32,7 +38,16 @@ func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Gu
 	if err := m.CheckOptions(options.Options); err != nil {
 		return nil, err
 	}
+	var token domain.Token
+	if options.Token != "" {
+		given, err := domain.ParseToken(options.Token)
+		if err != nil {
+			return nil, err
+		}
+		token = given
+	}
 	g := &Guest{
+		given:   token,
 		handler: options.Handler,
 		options: options.Options,
 		done:    make(chan struct{}),
@@ -64,6 +79,7 @@ func (m *Machine) OptionsSchema() []byte { return []byte(`{"type":"object"}`) }
 // Guest is one guest, as its script sees it. Its methods speak the protocol with the host, and block no
 // longer than the guest lives. Safe for concurrent use. To the machine's user it is a ports.Guest.
 type Guest struct {
+	given   domain.Token // by the machine; none where the host demands none
 	handler ports.Handler
 	options []byte
 	life    context.Context // ends with the guest
@@ -79,6 +95,7 @@ type Guest struct {
 	err      error
 	greeted  bool            // a hello was sent
 	features domain.Features // what it and the host know
+	token    domain.Token    // that requests show
 	shell    ShellCommand
 }
 
