@@ -96,6 +96,7 @@ check: ## format, vet, staticcheck, tidy, and builds for the other platforms
 	$(STATICCHECK) ./...
 	$(GO) mod tidy -diff
 	$(GO) mod verify
+	cd tests/bench/report && $(GO) vet . && $(GO) mod tidy -diff && $(GO) mod verify # what draws is a module of its own
 	@set -e; for platform in $(PLATFORMS); do \
 		export GOOS=$${platform%/*} GOARCH=$${platform#*/}; \
 		echo "$$platform: build and vet"; \
@@ -113,8 +114,17 @@ bench-tools:
 		echo "The benchmarks measure ssh, too: installing openssh-server and openssh-client, without starting a server"; \
 		apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server openssh-client; }
 
-bench: bench-tools image ## figures beside their limits, measured in turns in one run
-	$(GO) test -buildvcs=false -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./tests/bench ./tests/vm $(FLAGS)
+# With FLAGS, such as -bench Idle, it isn't the whole, and the document stays as it is.
+BENCH := $(GO) test -buildvcs=false -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./tests/bench ./tests/vm $(FLAGS)
+FIGURES := $(CURDIR)/$(BIN)/figures
+bench: bench-tools image ## figures beside their limits, measured in turns in one run, into docs/performance.md
+ifeq ($(strip $(FLAGS)),)
+	@rm -rf $(FIGURES); mkdir -p $(FIGURES)
+	METASERVICE_FIGURES=$(FIGURES) $(BENCH); status=$$?; \
+		$(GO) run -C tests/bench/report . -figures $(FIGURES) -docs $(CURDIR)/docs && exit $$status
+else
+	$(BENCH)
+endif
 
 # A count of inputs, for Go's fuzzer now and then takes the end of a duration for a failure of the target
 # ("context deadline exceeded", with no input to blame).

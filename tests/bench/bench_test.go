@@ -2,14 +2,12 @@ package bench
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -18,10 +16,12 @@ import (
 	"github.com/hexworker/metaservice/adapters/hostclient"
 	"github.com/hexworker/metaservice/adapters/httpserver"
 	"github.com/hexworker/metaservice/adapters/processes"
+	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/app/guest"
+	"github.com/hexworker/metaservice/tests/bench/figures"
 )
 
-// turns is how often each of the two is measured, one after the other.
+// turns is how often each is measured, one after the other.
 const turns = 7
 
 func TestMain(m *testing.M) {
@@ -38,25 +38,31 @@ func TestMain(m *testing.M) {
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// compare measures ours and the limit in turns, and prints the medians of what they return and their
-// ratio. better is ">=" where more is better, as for rates, and "<=" where less is, as for times.
-func compare(b *testing.B, what, unit, better string, bound float64, ours, limit func() float64) {
+// compare measures ours and the limit of a figure in turns, and reports it.
+func compare(b *testing.B, figure figures.Figure, ours, limit func() float64) {
 	b.Helper()
 	for range b.N {
-		ours() // caches, connections and page tables
-		limit()
-		var a, z []float64
-		for range turns {
-			a = append(a, ours())
-			z = append(z, limit())
-		}
-		slices.Sort(a)
-		slices.Sort(z)
-		ratio := a[turns/2] / z[turns/2]
-		b.ReportMetric(ratio, "ratio")
-		fmt.Printf("%-28s ours %8.1f %s (%.1f to %.1f), limit %8.1f %s (%.1f to %.1f), ratio %.2f, wanted %s %.2f\n",
-			what, a[turns/2], unit, a[0], a[turns-1], z[turns/2], unit, z[0], z[turns-1], ratio, better, bound)
+		got := figures.InTurns(turns, ours, limit)
+		figure.Ours, figure.Limit = got[0], got[1]
+		figure.Report(b)
 	}
+}
+
+// bareClient is net/http's, whose connections are paced no more than ours.
+func bareClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext:         func(ctx context.Context, network, address string) (net.Conn, error) { return dialUnpaced(ctx, address) },
+		MaxIdleConnsPerHost: 64,
+	}}
+}
+
+func dialUnpaced(ctx context.Context, address string) (net.Conn, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err == nil {
+		wire.DontPace(conn)
+	}
+	return conn, err
 }
 
 // memoryFolder is a folder whose files are in memory, where the system has one: the disk's pace is not

@@ -1,91 +1,163 @@
 package bench
 
 import (
-	"context"
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
-	"runtime"
-	"strings"
+	"net/http"
+	"os"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/hexworker/metaservice"
-	"github.com/hexworker/metaservice/metaservicetest"
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/tests/bench/figures"
 )
 
-// BenchmarkIdleSandboxes prints what a sandbox costs whose task runs and says nothing: a poll is parked,
-// and a log is open. Guest and host are in this process, so it is what both cost, without sockets.
-func BenchmarkIdleSandboxes(b *testing.B) {
+// levels are how many guests there are at a time.
+var levels = []int{1, 3, 10, 30, 100, 300, 1000}
+
+const (
+	// idleTime is how long idle guests are watched: one hold of their polls, so that each is renewed once.
+	idleTime = domain.MaxHold
+	// busyTime is how long those are watched that talk.
+	busyTime = 5 * time.Second
+)
+
+// BenchmarkIdle is what guests cost their host while their tasks run and say nothing: a poll is parked, and a log is
+// open. The host is a process of its own, and the guests, real ones but for their tasks' processes, are another;
+// there is a pair of processes for each number of guests. What idles does so at the same time.
+func BenchmarkIdle(b *testing.B) {
 	for range b.N {
-		idle(b, 1) // what is made once
-		var growth []string
-		var memory, goroutines float64
-		for _, n := range []int{1, 10, 100, 1000} {
-			memory, goroutines = idle(b, n)
-			growth = append(growth, fmt.Sprintf("%d: %.1f KiB, %.1f", n, memory/1024, goroutines))
+		crowds := make([]*crowd, len(levels))
+		for i, n := range levels {
+			crowds[i] = newCrowd(b, n)
 		}
-		b.ReportMetric(memory, "B/sandbox")
-		b.ReportMetric(goroutines, "goroutines/sandbox")
-		fmt.Printf("%-28s memory and goroutines of each, by how many there are: %s\n", "idle sandboxes", strings.Join(growth, "; "))
+		idle := make([]float64, len(levels))
+		var watched sync.WaitGroup
+		for i, c := range crowds {
+			watched.Go(func() { idle[i] = c.usage(b, idleTime) })
+		}
+		watched.Wait()
+		growth := make([]figures.Point, len(levels))
+		for i, c := range crowds {
+			growth[i] = c.point(b, idle[i])
+			fmt.Printf("%d guests: %.2f MiB, %.1f MiB resident, %d goroutines; %.3f %% of a core idle, %.2f %% busy\n", c.n,
+				growth[i].Heap, growth[i].Resident, growth[i].Goroutines, growth[i].Idle, growth[i].Busy)
+		}
+		figures.Keep(b, figures.GrowthName, growth)
+		reportIdle(b, crowds[len(crowds)-1], growth[len(growth)-1])
 	}
 }
 
-// idle starts n sandboxes, and tells what each of them takes.
-func idle(b *testing.B, n int) (memory, goroutines float64) {
+// reportIdle reports what each of many guests costs.
+func reportIdle(b *testing.B, c *crowd, last figures.Point) {
+	bounded := func(what, unit string, ours, bound float64) {
+		figures.Figure{What: what, Unit: unit, Ours: []float64{ours}, Beside: "a bound", Limit: []float64{bound}, Less: true, Wanted: 1}.Report(b)
+	}
+	each := func(after, before float64) float64 { return (after - before) / float64(c.n) }
+	bounded("an idle guest's memory", "KiB", each(c.idle.Memory, c.empty.Memory)/1024, 32)
+	bounded("an idle guest's goroutines", "", each(c.idle.Goroutines, c.empty.Goroutines), 6)
+	bounded("1,000 idle guests' CPU", "% of a core", last.Idle, 1)
+}
+
+// crowd is a host with many guests.
+type crowd struct {
+	n            int
+	host, guests *sender
+	empty, idle  taken
+}
+
+// taken is what a host has taken.
+type taken struct {
+	Memory     float64 // bytes of the heap that can be reached, and of stacks
+	Resident   float64 // bytes
+	Goroutines float64
+	Lines      int64   // that have come of all logs
+	CPU        float64 // seconds
+}
+
+// newCrowd returns when all guests idle.
+func newCrowd(b *testing.B, n int) *crowd {
 	b.Helper()
-	ready := make(chan struct{}, n)
-	machine := metaservicetest.NewMachine(metaservicetest.Run(func(ctx context.Context, task metaservicetest.Task) int {
-		_, _ = io.WriteString(task.Log, "ready\n")
-		ready <- struct{}{}
-		<-ctx.Done()
-		return 1
-	}))
-	engine, err := metaservice.NewEngine(metaservice.Config{TemporaryFolder: b.TempDir()}, &metaservice.Environment{Machine: machine})
+	c := &crowd{n: n}
+	c.host = &sender{newRelay(b, "bench-host", nil), bareClient()}
+	c.guests = &sender{newRelay(b, "bench-guests", nil), bareClient()}
+	c.host.ask(b, "/taken", nil, &c.empty)
+	var addresses []string
+	c.host.ask(b, "/start", n, &addresses)
+	c.guests.ask(b, "/start", addresses, nil)
+	for over := time.Now().Add(time.Minute); c.idle.Lines < int64(n); time.Sleep(50 * time.Millisecond) {
+		c.host.ask(b, "/usage", nil, &c.idle)
+		if time.Now().After(over) {
+			b.Fatalf("only %d of %d guests are there", c.idle.Lines, n)
+		}
+	}
+	c.host.ask(b, "/taken", nil, &c.idle)
+	return c
+}
+
+// usage watches the host for a while: its share of a core, in percent.
+func (c *crowd) usage(b *testing.B, d time.Duration) float64 {
+	var before, after taken
+	start := time.Now()
+	c.host.ask(b, "/usage", nil, &before)
+	time.Sleep(d)
+	c.host.ask(b, "/usage", nil, &after)
+	return (after.CPU - before.CPU) / time.Since(start).Seconds() * 100
+}
+
+// point lets the guests talk, and sums up.
+func (c *crowd) point(b *testing.B, idle float64) figures.Point {
+	var before, after taken
+	c.host.ask(b, "/usage", nil, &before)
+	c.guests.ask(b, "/talk", true, nil)
+	busy := c.usage(b, busyTime)
+	c.guests.ask(b, "/talk", false, nil)
+	c.host.ask(b, "/usage", nil, &after)
+	if lines, least := after.Lines-before.Lines, int64(c.n)*int64(busyTime/time.Second-1); lines < least {
+		b.Fatalf("%d lines came of %d guests", lines, c.n)
+	}
+	return figures.Point{Guests: c.n, Heap: c.idle.Memory / (1 << 20), Resident: c.idle.Resident / (1 << 20),
+		Goroutines: int(c.idle.Goroutines), Idle: idle, Busy: busy}
+}
+
+// ask has the other process do something: question and answer are JSON.
+func (s *sender) ask(b *testing.B, what string, question, answer any) {
+	b.Helper()
+	body, err := json.Marshal(question)
 	must(b, err)
-	bytesBefore, goroutinesBefore := taken()
-	for range n {
-		builder, err := engine.NewSandboxBuilder(metaservice.SandboxOptions{Payload: []byte(`{"command": ["idle"]}`), Log: io.Discard})
-		must(b, err)
-		_, err = builder.StartSandbox(context.Background())
-		must(b, err)
+	response, err := s.client.Post("http://"+s.address+what, "application/json", bytes.NewReader(body))
+	if err != nil {
+		b.Error(err) // it may be called by any goroutine
+		return
 	}
-	for range n {
-		<-ready
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		err = errors.New(response.Status)
+	} else if answer != nil {
+		err = json.NewDecoder(response.Body).Decode(answer)
 	}
-	calm(b)
-	bytesAfter, goroutinesAfter := taken()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	must(b, engine.Dispose(ctx))
-	calm(b)
-	return (bytesAfter - bytesBefore) / float64(n), (goroutinesAfter - goroutinesBefore) / float64(n)
+	if err != nil {
+		b.Errorf("%s: %v", what, err)
+	}
 }
 
-// taken is what is in use: of the heap what can be reached, and the stacks.
-func taken() (memory, goroutines float64) {
-	runtime.GC()
-	runtime.GC() // what the first one has put into pools' second chance
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return float64(stats.HeapAlloc + stats.StackInuse), float64(runtime.NumGoroutine())
-}
-
-// calm waits until goroutines neither come nor go.
-func calm(b *testing.B) {
-	b.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	over := time.After(time.Minute)
-	for last, same := -1, 0; same < 10; {
-		select {
-		case <-tick.C:
-		case <-over:
-			b.Fatal("goroutines come and go")
+// answerer answers what ask asks: f returns what is to be answered.
+func answerer[Question any](f func(Question) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var question Question
+		err := json.NewDecoder(r.Body).Decode(&question)
+		var answer any
+		if err == nil {
+			answer, err = f(question)
 		}
-		if now := runtime.NumGoroutine(); now == last {
-			same++
-		} else {
-			last, same = now, 0
+		if err != nil {
+			fmt.Fprintln(os.Stderr, r.URL.Path+":", err)
+			w.WriteHeader(http.StatusInternalServerError)
+			return
 		}
+		_ = json.NewEncoder(w).Encode(answer) // who asked sees that it is missing
 	}
 }

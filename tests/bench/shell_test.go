@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,12 +13,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hexworker/metaservice"
 	"github.com/hexworker/metaservice/adapters/httpserver"
+	"github.com/hexworker/metaservice/adapters/wire"
+	"github.com/hexworker/metaservice/tests/bench/figures"
 )
 
 // gibibyte is what the rates are measured with.
@@ -41,25 +41,15 @@ type guestProcess struct {
 // newGuestProcess starts guest-tools whose way to the host is by way of through, or direct where that is nil.
 func newGuestProcess(b *testing.B, through func(b *testing.B, address string) string) *guestProcess {
 	b.Helper()
-	host := metaservice.New([]string{"sleep", "infinity"}, nil, nil, nil, nil)
+	storage, err := metaservice.NewTemporaryStorage(memoryFolder(b))
+	must(b, err)
+	host := metaservice.New([]string{"sleep", "infinity"}, nil, nil, nil, &metaservice.Environment{TemporaryStorage: storage})
 	address := serve(b, host)
+	b.Cleanup(func() { host.Close() })
 	if through != nil {
 		address = through(b, address)
 	}
-	tools := exec.Command(buildTools(b), "run", "--host", address)
-	tools.Dir = b.TempDir()
-	var said bytes.Buffer
-	tools.Stderr = &said
-	must(b, tools.Start())
-	b.Cleanup(func() {
-		tools.Process.Signal(syscall.SIGTERM)
-		tools.Wait()
-		host.Close()
-		if b.Failed() {
-			b.Logf("guest-tools: %s", &said)
-		}
-	})
-	return &guestProcess{host: host, pid: tools.Process.Pid}
+	return &guestProcess{host: host, pid: startTools(b, address, b.TempDir())}
 }
 
 var buildOnce = sync.OnceValues(func() (string, error) {
@@ -178,7 +168,10 @@ func newRelay(b *testing.B, role string, through func(b *testing.B, address stri
 }
 
 // roles are what this program is where it is run again.
-var roles = map[string]func(net.Listener) int{"bench-relay": relayMain, "bench-server": serverMain}
+var roles = map[string]func(net.Listener) int{
+	"bench-relay": relayMain, "bench-server": serverMain, "bench-sender": senderMain,
+	"bench-host": hostMain, "bench-guests": guestsMain,
+}
 
 // playRole listens, tells where, and plays a role until its standard input ends.
 func playRole(role func(net.Listener) int) int {
@@ -210,6 +203,7 @@ func relayMain(listener net.Listener) int {
 		if err != nil {
 			return 1
 		}
+		wire.DontPace(conn)
 		go func() {
 			defer conn.Close()
 			if err := relayOne(conn.(*net.TCPConn)); err != nil {
@@ -255,7 +249,7 @@ func copy64(w io.Writer, r io.Reader) (int64, error) {
 
 func (r *relay) dial(b *testing.B, command []string) *net.TCPConn {
 	b.Helper()
-	conn, err := net.Dial("tcp", r.address)
+	conn, err := dialUnpaced(b.Context(), r.address)
 	must(b, err)
 	_, err = fmt.Fprintf(conn, "%s\n", strings.Join(command, "\x00"))
 	must(b, err)
@@ -283,35 +277,41 @@ func (r *relay) input(b *testing.B) float64 {
 	return rate(n, time.Since(start))
 }
 
-// costed is f with what it cost at both ends, in CPU seconds for each GiB.
-func costed(b *testing.B, guest int, f func(*testing.B) float64) (ours func() float64, told func(what string)) {
-	var here, there, times float64
+// costed is f with what each turn cost at both ends, in CPU seconds for each GiB, which report reports.
+func costed(b *testing.B, guest int, f func(*testing.B) float64) (ours func() float64, report func(what string)) {
+	var here, there []float64
 	return func() float64 {
 			h, g := cpu(b, os.Getpid()), cpu(b, guest)
 			rate := f(b)
-			here += cpu(b, os.Getpid()) - h
-			there += cpu(b, guest) - g
-			times++
+			here = append(here, cpu(b, os.Getpid())-h)
+			there = append(there, cpu(b, guest)-g)
 			return rate
 		}, func(what string) {
-			fmt.Printf("%-28s host %.2f, guest %.2f CPU s/GiB, wanted <= 0.80\n", what, here/times, there/times)
+			for end, costs := range map[string][]float64{"host": here[1:], "guest": there[1:]} { // the first is for warmth
+				figures.Figure{What: what + ", " + end + "'s CPU", Unit: "s/GiB", Ours: costs, Beside: "a bound",
+					Limit: []float64{0.8}, Less: true, Wanted: 1}.Report(b)
+			}
 		}
 }
+
+const beside = "a relay between a child's pipes and TCP"
 
 // BenchmarkShellOutput is a GiB out of a child in the guest, beside the same child behind a bare relay.
 func BenchmarkShellOutput(b *testing.B) {
 	guest, bare := newGuestProcess(b, nil), newRelay(b, "bench-relay", nil)
-	ours, told := costed(b, guest.pid, guest.output)
-	compare(b, "shell, guest to host", "MiB/s", ">=", 0.8, ours, func() float64 { return bare.output(b) })
-	told("shell, guest to host")
+	ours, report := costed(b, guest.pid, guest.output)
+	compare(b, figures.Figure{What: "a shell's output, 1 GiB", Unit: "MiB/s", Beside: beside, Wanted: 0.8},
+		ours, func() float64 { return bare.output(b) })
+	report("a shell's output")
 }
 
 // BenchmarkShellInput is a GiB into a child in the guest.
 func BenchmarkShellInput(b *testing.B) {
 	guest, bare := newGuestProcess(b, nil), newRelay(b, "bench-relay", nil)
-	ours, told := costed(b, guest.pid, guest.input)
-	compare(b, "shell, host to guest", "MiB/s", ">=", 0.8, ours, func() float64 { return bare.input(b) })
-	told("shell, host to guest")
+	ours, report := costed(b, guest.pid, guest.input)
+	compare(b, figures.Figure{What: "a shell's input, 1 GiB", Unit: "MiB/s", Beside: beside, Wanted: 0.8},
+		ours, func() float64 { return bare.input(b) })
+	report("a shell's input")
 }
 
 // BenchmarkShellEcho is one byte there and back through cat.
@@ -331,7 +331,7 @@ func BenchmarkShellEcho(b *testing.B) {
 			})
 		}
 	}
-	compare(b, "shell, a byte there and back", "us", "<=", 1.5,
+	compare(b, figures.Figure{What: "a byte to a shell and back", Unit: "µs", Beside: beside, Less: true, Wanted: 1.5},
 		bounce(shell.StdinPipe(), shell.StdoutPipe()), bounce(conn, conn))
 	must(b, shell.StdinPipe().Close())
 	guest.ended(b, shell)
@@ -339,9 +339,15 @@ func BenchmarkShellEcho(b *testing.B) {
 
 // BenchmarkShellDelayed is BenchmarkShellOutput with 5 ms added to the round trip.
 func BenchmarkShellDelayed(b *testing.B) {
-	const wanted = 300 // MiB/s
-	guest := newGuestProcess(b, func(b *testing.B, address string) string { return delayed(b, address, 5*time.Millisecond/2) })
-	compare(b, "shell with 5 ms", "MiB/s", ">=", 1, func() float64 { return guest.output(b) }, func() float64 { return wanted })
+	through := func(b *testing.B, address string) string { return delayed(b, address, 5*time.Millisecond/2) }
+	guest, bare := newGuestProcess(b, through), newRelay(b, "bench-relay", through)
+	for range b.N {
+		got := figures.InTurns(turns, func() float64 { return guest.output(b) }, func() float64 { return bare.output(b) })
+		figures.Figure{What: "a shell's output with 5 ms", Unit: "MiB/s", Ours: got[0],
+			Beside: beside + ", whose window nothing bounds", Limit: got[1]}.Report(b)
+		figures.Figure{What: "a shell's output with 5 ms, and the bound", Unit: "MiB/s", Ours: got[0],
+			Beside: "a bound", Limit: []float64{300}, Wanted: 1}.Report(b)
+	}
 }
 
 // delayed is a way to address on which all takes d longer, in each direction.
@@ -360,11 +366,12 @@ func delayed(b *testing.B, address string, d time.Duration) string {
 			if err != nil {
 				return
 			}
-			far, err := net.Dial("tcp", address)
+			far, err := dialUnpaced(ctx, address)
 			if err != nil {
 				near.Close()
 				continue
 			}
+			wire.DontPace(near)
 			context.AfterFunc(ctx, func() { near.Close(); far.Close() })
 			go delay(far, near, d)
 			go delay(near, far, d)

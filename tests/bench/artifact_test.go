@@ -1,0 +1,245 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hexworker/metaservice/adapters/httpserver"
+	"github.com/hexworker/metaservice/tests/bench/figures"
+)
+
+const artifactSize = 1 << 30
+
+// ancestorChunk is what the ancestor copies at a time, at both ends, without telling the length before.
+const ancestorChunk = 32 << 10
+
+// BenchmarkArtifact is a GiB out of the real guest-tools, beside a bare client, in a process of its own as well, and
+// a bare handler that does what a host must; and beside the same two as the ancestor has them.
+func BenchmarkArtifact(b *testing.B) {
+	folder := memoryFolder(b)
+	path := file(b, folder, artifactSize)
+	guest := newGuestProcess(b, nil)
+	sender := newSender(b)
+	bare := serve(b, storing(b, folder, 1<<20))
+	ancestor := serve(b, storing(b, folder, ancestorChunk))
+	timed := func(f func()) float64 {
+		start := time.Now()
+		f()
+		return rate(artifactSize, time.Since(start))
+	}
+	for range b.N {
+		got := figures.InTurns(turns, func() float64 {
+			return timed(func() { guest.artifact(b, path, artifactSize) })
+		}, func() float64 {
+			return timed(func() { sender.send(b, "/file", url.Values{"path": {path}, "to": {bare}}) })
+		}, func() float64 {
+			return timed(func() { sender.send(b, "/chunks", url.Values{"path": {path}, "to": {ancestor}}) })
+		})
+		figure := figures.Figure{What: "an artifact of 1 GiB", Unit: "MiB/s", Ours: got[0],
+			Beside: "a bare client and handler", Limit: got[1], Wanted: 0.9}
+		figure.Report(b)
+		figure.What, figure.Beside, figure.Limit, figure.Wanted = "an artifact of 1 GiB, and the ancestor's way", "copies in chunks of 32 KiB", got[2], 1.8
+		figure.Report(b)
+	}
+}
+
+// artifact brings a file out of the guest.
+func (g *guestProcess) artifact(b *testing.B, path string, size int64) {
+	b.Helper()
+	artifact, err := g.host.Artifact(b.Context(), path)
+	must(b, err)
+	came, err := artifact.Seek(0, io.SeekEnd)
+	must(b, errors.Join(err, artifact.Close()))
+	if came != size {
+		b.Fatalf("%d bytes came", came)
+	}
+}
+
+// storing is a handler that stores a body in a temporary file, so much at a time.
+func storing(b *testing.B, folder string, block int) http.Handler {
+	return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		temporary, err := os.CreateTemp(folder, "bare-*")
+		if err == nil {
+			_, err = io.CopyBuffer(struct{ io.Writer }{temporary}, r.Body, make([]byte, block))
+			err = errors.Join(err, os.Remove(temporary.Name()), temporary.Close())
+		}
+		if err != nil {
+			b.Error(err)
+		}
+	})
+}
+
+const (
+	smallFiles = 10_000
+	smallSize  = 1 << 10
+	// parallel is how many files a folder's extraction fetches at a time.
+	parallel = 8
+)
+
+// BenchmarkFolder is a folder of small files out of the real guest-tools. The limit is a bare client, in a process
+// of its own as well, that makes as many requests at the same parallelism: for each file one that is told its
+// name, and one that brings it, which the handler reads.
+func BenchmarkFolder(b *testing.B) {
+	folder := memoryFolder(b)
+	content := bytes.Repeat([]byte("x"), smallSize)
+	for i := range smallFiles {
+		must(b, os.WriteFile(filepath.Join(folder, strconv.Itoa(i)), content, 0o600))
+	}
+	result := finishedGuest(b)
+	sender := newSender(b)
+	var asked, came atomic.Int64
+	bare := serve(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			fmt.Fprint(w, filepath.Join(folder, strconv.FormatInt(asked.Add(1)-1, 10)))
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil || len(body) != smallSize {
+			b.Errorf("%d bytes, %v", len(body), err)
+		}
+		came.Add(1)
+	}))
+	compare(b, figures.Figure{What: "10,000 files of 1 KiB", Unit: "files/s", Beside: "a bare client and handler, as many requests, as many at a time", Wanted: 0.8}, func() float64 {
+		var files atomic.Int64
+		start := time.Now()
+		must(b, result.ExtractFolder(b.Context(), folder, func(_ string, file io.ReadSeeker) error {
+			files.Add(1)
+			n, err := io.Copy(io.Discard, file)
+			if n != smallSize && err == nil {
+				err = fmt.Errorf("%d bytes", n)
+			}
+			return err
+		}))
+		took := time.Since(start)
+		if files.Load() != smallFiles {
+			b.Fatalf("%d files", files.Load())
+		}
+		return smallFiles / took.Seconds()
+	}, func() float64 {
+		asked.Store(0)
+		came.Store(0)
+		start := time.Now()
+		sender.send(b, "/folder", url.Values{"to": {bare}})
+		took := time.Since(start)
+		if came.Load() != smallFiles {
+			b.Fatalf("%d files", came.Load())
+		}
+		return smallFiles / took.Seconds()
+	})
+}
+
+// sender is a bare client in a process of its own, which is told by requests what to send.
+type sender struct {
+	*relay
+	client *http.Client
+}
+
+func newSender(b *testing.B) *sender {
+	return &sender{newRelay(b, "bench-sender", nil), bareClient()}
+}
+
+// send has it send something, and returns when that has been answered.
+func (s *sender) send(b *testing.B, what string, how url.Values) {
+	b.Helper()
+	request, err := http.NewRequest(http.MethodPost, "http://"+s.address+what+"?"+how.Encode(), nil)
+	must(b, err)
+	post(b, s.client, request)
+}
+
+// senderMain is the sender's process.
+func senderMain(listener net.Listener) int {
+	client := bareClient()
+	mux := http.NewServeMux()
+	handle := func(path string, f func(query url.Values) error) {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			if err := f(r.URL.Query()); err != nil {
+				fmt.Fprintln(os.Stderr, "sender:", err)
+				w.WriteHeader(http.StatusInternalServerError)
+			}
+		})
+	}
+	handle("/file", func(query url.Values) error { return sendFile(client, query, false) })
+	handle("/chunks", func(query url.Values) error { return sendFile(client, query, true) })
+	handle("/folder", func(query url.Values) error { return sendFolder(client, query.Get("to")) })
+	err := httpserver.Serve(context.Background(), listener, mux, quiet)
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// sendFile posts a file: with its length before it, so that it leaves by sendfile, or in chunks, as the ancestor does.
+func sendFile(client *http.Client, query url.Values, chunks bool) error {
+	f, err := os.Open(query.Get("path"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var body io.Reader = f
+	if chunks {
+		body = struct{ io.Reader }{f}
+	}
+	request, err := http.NewRequest(http.MethodPost, "http://"+query.Get("to"), body)
+	if err != nil {
+		return err
+	}
+	request.ContentLength = -1
+	if !chunks {
+		request.ContentLength = artifactSize
+	}
+	return answered(client.Do(request))
+}
+
+// answered reads an answer to its end.
+func answered(response *http.Response, err error) error {
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, response.Body)
+	return errors.Join(err, response.Body.Close())
+}
+
+// sendFolder asks for names, and posts the files.
+func sendFolder(client *http.Client, to string) error {
+	var workers sync.WaitGroup
+	errs := make([]error, parallel)
+	for w := range parallel {
+		workers.Go(func() {
+			for range smallFiles / parallel {
+				if err := sendNext(client, "http://"+to); err != nil {
+					errs[w] = err
+					return
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return errors.Join(errs...)
+}
+
+func sendNext(client *http.Client, to string) error {
+	response, err := client.Get(to)
+	if err != nil {
+		return err
+	}
+	name, err := io.ReadAll(response.Body)
+	if err := errors.Join(err, response.Body.Close()); err != nil {
+		return err
+	}
+	content, err := os.ReadFile(string(name))
+	if err != nil {
+		return err
+	}
+	return answered(client.Post(to, "application/octet-stream", bytes.NewReader(content)))
+}
