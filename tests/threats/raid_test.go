@@ -146,12 +146,16 @@ type answer struct {
 
 // ask writes a request that is bytes and reads its answer, on a connection of its own. What can't be
 // written any more is no error: the answer tells.
-func (r *raid) ask(request []byte) (answer, error) {
+func (r *raid) ask(request []byte) (answer, error) { return r.askWithin(context.Background(), request) }
+
+// askWithin is ask, which ends with ctx.
+func (r *raid) askWithin(ctx context.Context, request []byte) (answer, error) {
 	conn, err := r.dial()
 	if err != nil {
 		return answer{}, err
 	}
 	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	conn.SetDeadline(time.Now().Add(time.Minute))
 	conn.Write(request)
 	return readAnswer(bufio.NewReader(conn))
@@ -167,10 +171,10 @@ func readAnswer(from *bufio.Reader) (answer, error) {
 	return answer{response.StatusCode, response.Header, body}, err
 }
 
-// poll polls until there is something to do.
+// poll polls until there is something to do, or the attack is over.
 func (r *raid) poll() (wire.Action, error) {
 	for {
-		answer, err := r.ask([]byte("GET " + wire.PathPoll + " HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))
+		answer, err := r.askWithin(r.ctx, []byte("GET " + wire.PathPoll + " HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))
 		if err != nil {
 			return wire.Action{}, err
 		}
