@@ -5,7 +5,9 @@ package vmimage
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -139,14 +141,28 @@ func (d Definition) Check() error {
 	if strings.ContainsFunc(d.Append, unicode.IsControl) {
 		refuse("append is %s: it must be one line of text", domain.Quote(d.Append))
 	}
-	if d.Memory != 0 && (d.Memory < MinMemory || d.Memory > MaxMemory) {
-		refuse("memory is %s: it must be from %s to %s", d.Memory, MinMemory, MaxMemory)
+	if d.Memory != 0 {
+		wrong = append(wrong, checkMemory(d.Memory))
 	}
-	if d.CPUs < 0 || d.CPUs > MaxCPUs {
-		refuse("cpus is %d: it must be from 1 to %d", d.CPUs, MaxCPUs)
+	if d.CPUs != 0 {
+		wrong = append(wrong, checkCPUs(d.CPUs))
 	}
-	if len(wrong) > 0 {
-		return fmt.Errorf("%w: %w", ErrInvalidImage, errors.Join(wrong...))
+	if err := errors.Join(wrong...); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidImage, err)
+	}
+	return nil
+}
+
+func checkMemory(memory Size) error {
+	if memory < MinMemory || memory > MaxMemory {
+		return fmt.Errorf("memory is %s: it must be from %s to %s", memory, MinMemory, MaxMemory)
+	}
+	return nil
+}
+
+func checkCPUs(cpus int) error {
+	if cpus < 1 || cpus > MaxCPUs {
+		return fmt.Errorf("cpus is %d: it must be from 1 to %d", cpus, MaxCPUs)
 	}
 	return nil
 }
@@ -164,16 +180,54 @@ func (d Definition) files() []file {
 	return []file{{"kernel", d.Kernel}, {"initrd", d.Initrd}, {"disk", d.Disk}}
 }
 
-// Parse takes the text of machine.json. It is strict: a key that isn't known or comes twice is an error.
+// Parse takes the text of machine.json. It is strict: a key that isn't known or comes twice is an error, and
+// so is null, or nothing where there must be something. It names each mistake: those of the keys in their
+// order or, where there are none, what Check finds.
 func Parse(text []byte) (Definition, error) {
-	var d Definition
-	if err := json.Unmarshal(text, &d, json.RejectUnknownMembers(true)); err != nil {
+	var given map[string]jsontext.Value
+	if err := json.Unmarshal(text, &given); err != nil {
 		return Definition{}, fmt.Errorf("%w: %w", ErrInvalidImage, err)
+	}
+	var d Definition
+	var wrong []error
+	for _, key := range slices.Sorted(maps.Keys(given)) {
+		if err := d.set(key, given[key]); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	if len(wrong) > 0 {
+		return Definition{}, fmt.Errorf("%w: %w", ErrInvalidImage, errors.Join(wrong...))
 	}
 	if err := d.Check(); err != nil {
 		return Definition{}, err
 	}
 	return d, nil
+}
+
+// set sets what a key of machine.json says.
+func (d *Definition) set(key string, value jsontext.Value) error {
+	fields := map[string]any{
+		"version": &d.Version, "arch": &d.Arch, "kernel": &d.Kernel, "initrd": &d.Initrd, "disk": &d.Disk,
+		"diskFormat": &d.DiskFormat, "append": &d.Append, "memory": &d.Memory, "cpus": &d.CPUs,
+	}
+	field, known := fields[key]
+	if !known {
+		return fmt.Errorf("%s is there: the keys are %s", domain.Quote(key), strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+	}
+	// What is left out has a default, and null or zero would be taken for that.
+	if value.Kind() == 'n' {
+		return fmt.Errorf("%s is null: give it a value, or leave it out", key)
+	}
+	if err := json.Unmarshal(value, field); err != nil {
+		return fmt.Errorf("%s is %s: %w", key, domain.Quote(string(value)), err)
+	}
+	switch {
+	case key == "memory" && d.Memory == 0:
+		return checkMemory(0)
+	case key == "cpus" && d.CPUs == 0:
+		return checkCPUs(0)
+	}
+	return nil
 }
 
 // Format is the text that Parse takes.

@@ -83,10 +83,15 @@ func TestParseNamesEveryMistake(t *testing.T) {
 		{"a format of no disk", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","diskFormat":"raw"}`, "without a disk"},
 		{"two lines", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","append":"a\nb"}`, "append is"},
 		{"a long line", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","append":"` + strings.Repeat("a", 1025) + `"}`, "1025 bytes"},
-		{"memory as a number", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","memory":256}`, "/memory"},
+		{"memory as a number", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","memory":256}`, `memory is "256"`},
 		{"memory as a word", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","memory":"lots"}`, `"lots" is no size`},
 		{"little memory", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","memory":"63MiB"}`, "memory is 63MiB"},
 		{"much memory", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","memory":"1025GiB"}`, "it must be from 64MiB to 1024GiB"},
+		{"no memory", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","memory":"0"}`, "memory is 0B: it must be from"},
+		{"no CPUs", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","cpus":0}`, "cpus is 0: it must be from 1"},
+		{"null for a number", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","cpus":null}`, "cpus is null"},
+		{"null for a text", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","append":null}`, "append is null"},
+		{"null for all", `null`, "version is 0"},
 		{"many CPUs", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","cpus":65}`, "cpus is 65"},
 		{"fewer CPUs than none", `{"version":1,"arch":"amd64","kernel":"k","initrd":"i","cpus":-1}`, "cpus is -1"},
 	} {
@@ -101,6 +106,21 @@ func TestParseNamesEveryMistake(t *testing.T) {
 	for _, want := range []string{"version", "arch", "kernel", "diskFormat", "cpus"} {
 		if err == nil || !strings.Contains(err.Error(), want+" is") {
 			t.Errorf("of five mistakes %s isn't told: %v", want, err)
+		}
+	}
+}
+
+// A message that is never the same twice can't be searched for.
+func TestMistakesComeInOrder(t *testing.T) {
+	text := `{"z":1,"cpus":null,"memory":1,"y":1,"version":"1","b":1,"a":1,"kernel":null}`
+	for range 20 {
+		_, err := vmimage.Parse([]byte(text))
+		var told []string
+		for line := range strings.Lines(strings.TrimPrefix(err.Error(), "invalid image: ")) {
+			told = append(told, strings.Trim(strings.Fields(line)[0], `"`))
+		}
+		if diff := cmp.Diff([]string{"a", "b", "cpus", "kernel", "memory", "version", "y", "z"}, told); diff != "" {
+			t.Fatalf("%v\n%s", err, diff)
 		}
 	}
 }
