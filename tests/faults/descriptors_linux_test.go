@@ -1,0 +1,158 @@
+package faults
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hexworker/metaservice"
+)
+
+// A host that runs out of descriptors says so to whoever asks for a file, keeps the guest that it has, and
+// works again once it has some.
+func TestNoDescriptors(t *testing.T) {
+	if isChild(t) {
+		serveShort(t)
+		return
+	}
+	leakless(t)
+	host := childOf(t)
+	host.Stderr = os.Stderr
+	commands, err := host.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	words, err := host.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := host.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer host.Wait()
+	defer host.Process.Kill()
+	lines := bufio.NewScanner(words)
+	hears := func(prefix string) string {
+		t.Helper()
+		for lines.Scan() {
+			if rest, ok := strings.CutPrefix(lines.Text(), prefix+": "); ok {
+				return rest
+			}
+		}
+		t.Fatalf("the host ended before it said %s", prefix)
+		return ""
+	}
+	address := hears("address")
+	proxy, err := NewProxy(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	finish := make(chan struct{})
+	m, err := (&world{proxy: proxy}).join(guestFolder(t), "boot", false, Programs{Task: task(finish, 0), Shell: chatter})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		for _, err := range m.leave() {
+			t.Error(err)
+		}
+	}()
+	ask := func() string {
+		t.Helper()
+		if _, err := io.WriteString(commands, "file\n"); err != nil {
+			t.Fatal(err)
+		}
+		return hears("file")
+	}
+	fine := fmt.Sprintf("%d bytes, <nil>", len(artifact))
+	if got := ask(); got != fine {
+		t.Fatalf("with descriptors: %s", got)
+	}
+	var crowd []net.Conn
+	defer func() {
+		for _, conn := range crowd {
+			conn.Close()
+		}
+	}()
+	for range 2 * fewDescriptors {
+		conn, err := net.Dial("tcp", address) // the kernel takes those, too, that the host doesn't
+		if err != nil {
+			t.Fatal(err)
+		}
+		crowd = append(crowd, conn)
+	}
+	eventually(t, "the host has descriptors left", func() bool {
+		got := ask()
+		if got != fine && !(strings.Contains(got, "too many open files") && strings.Contains(got, metaservice.ErrNonFatalInternalError.Error())) {
+			t.Fatalf("without descriptors: %s", got)
+		}
+		return got != fine
+	})
+	for _, conn := range crowd {
+		conn.Close()
+	}
+	begun := time.Now()
+	eventually(t, "the host doesn't recover", func() bool { return ask() == fine })
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("it took %s to recover", took)
+	}
+	close(finish)
+	if _, err := io.WriteString(commands, "end\n"); err != nil {
+		t.Fatal(err)
+	}
+	if got := hears("end"); got != "success, nothing left" {
+		t.Errorf("at its end the host says: %s", got)
+	}
+	if err := host.Wait(); err != nil {
+		t.Errorf("the host: %v", err)
+	}
+}
+
+// fewDescriptors is how many the host may have.
+const fewDescriptors = 64
+
+// serveShort is the host.
+func serveShort(t *testing.T) {
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: fewDescriptors, Max: fewDescriptors}); err != nil {
+		t.Fatal(err)
+	}
+	before := openFiles()
+	w, err := newWorld(setting{limits: limits})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(w.storage)
+	fmt.Printf("\naddress: %s\n", w.address)
+	for commands := bufio.NewScanner(os.Stdin); commands.Scan(); {
+		ctx, cancel := context.WithTimeout(t.Context(), callTime)
+		switch commands.Text() {
+		case "file":
+			got := fetch(ctx, w.service, "file")
+			fmt.Printf("file: %d bytes, %v\n", len(got.content), got.err)
+		case "end":
+			outcome, err := w.service.Outcome(ctx)
+			left := "nothing left"
+			if wrong := w.close(); len(wrong) > 0 {
+				left = fmt.Sprint(wrong)
+			}
+			if now := openFiles(); len(now) > len(before)+1 { // the runtime's poller is new
+				left = fmt.Sprintf("files are left: %q, at first there were %q", now, before)
+			}
+			if err != nil {
+				left = err.Error()
+			}
+			fmt.Printf("end: %s, %s\n", outcome.Status, left)
+			cancel()
+			return
+		}
+		cancel()
+	}
+}
