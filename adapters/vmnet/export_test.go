@@ -11,6 +11,12 @@ const (
 	MaxClosing    = maxClosing
 	ReceiveBuffer = receiveBuffer
 	OwnAge        = ownAge
+	MaxHeld       = maxHeld
+	MaxOutgoing   = maxOutgoing
+	SendBuffer    = sendBuffer
+	// ForwardCost is what one connection out costs: what the guest doesn't acknowledge, what is being copied either
+	// way, and what it is itself.
+	ForwardCost = sendBuffer + 2*copyBuffer + 128<<10
 )
 
 // What is tested by itself.
@@ -21,6 +27,9 @@ var (
 	DialOutside = dialOutside
 	KeepOutside = keepOutside
 )
+
+// Held is how many bytes of the guest's frames the stack holds.
+func (n *Network) Held() int64 { return n.wire.held.Load() }
 
 // Half is a connection whose directions end one by one.
 type Half = half

@@ -68,7 +68,11 @@ func network(t *testing.T, config vmnet.Config) (*vmnet.Network, net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { n.Close() })
+	t.Cleanup(func() {
+		n.Close()
+		// What the stack never gave back would shut a guest out by and by.
+		eventually(t, "some of the guest's frames are never given back", func() bool { return n.Held() == 0 })
+	})
 	return n, theirs
 }
 

@@ -23,6 +23,8 @@ const (
 	maxFrame    = header.EthernetMinimumSize + MTU
 	maxLength   = 4096 + 65536 // of a frame that QEMU passes on, whatever the MTU (its NET_BUFSIZE)
 	maxOutgoing = 4 << 20      // bytes that wait for a guest to take them; what comes then is lost, as on any network
+	maxHeld     = 32 << 20     // bytes of the guest's frames that the stack holds; what comes then is lost
+	frameCost   = 1 << 10      // bytes that a frame takes beside its own
 	keptBuffer  = 1 << 20      // a buffer that had to grow larger is given back
 	readAhead   = 256 << 10
 )
@@ -34,6 +36,7 @@ type wire struct {
 	conn     net.Conn
 	endpoint *tap.LinkEndpoint
 	refused  atomic.Int64 // frames that were not let in
+	held     atomic.Int64 // bytes that the stack holds of those that were
 
 	mu       sync.Mutex // guards what follows
 	some     *sync.Cond // that something is outgoing, or the wire closed
@@ -118,16 +121,26 @@ func (w *wire) passFrames() error {
 	}
 }
 
-// deliver gives one frame to the stack, if the guest may send such.
+// deliver gives one frame to the stack, if the guest may send such and the stack doesn't hold too many. It has
+// bounds of its own, but only on the bytes in packets: those without any wait in queues that have none.
 func (w *wire) deliver(frame *buffer.View) {
 	if !admitted(frame.AsSlice()) {
 		w.refused.Add(1)
 		frame.Release()
 		return
 	}
+	cost := int64(frame.Size() + frameCost)
+	if w.held.Add(cost) > maxHeld {
+		w.held.Add(-cost)
+		frame.Release()
+		return
+	}
 	protocol := header.Ethernet(frame.AsSlice()).Type()
 	frame.TrimFront(header.EthernetMinimumSize)
-	packet := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(frame)})
+	packet := stack.NewPacketBuffer(stack.PacketBufferOptions{
+		Payload:   buffer.MakeWithView(frame),
+		OnRelease: func() { w.held.Add(-cost) },
+	})
 	defer packet.DecRef()
 	w.endpoint.DeliverNetworkPacket(protocol, packet)
 }
