@@ -2,7 +2,6 @@ package vmimage
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"debug/elf"
 	"encoding/binary"
@@ -11,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -45,7 +43,7 @@ type BuildConfig struct {
 }
 
 // Build makes an image, the same from the same files. It checks everything first, and what it makes is
-// whole or not there at all.
+// whole or not there at all. Once ctx ends it stops, and leaves nothing.
 func Build(ctx context.Context, c BuildConfig) (Image, error) {
 	if runtime.GOOS == "windows" {
 		return Image{}, errors.New("images can't be made on Windows, whose files don't say which are programs")
@@ -66,16 +64,16 @@ func Build(ctx context.Context, c BuildConfig) (Image, error) {
 		var root *os.Root
 		if root, err = os.OpenRoot(c.Root); err == nil {
 			defer root.Close()
-			err = t.putRoot(root)
+			err = t.putRoot(ctx, root)
 		}
 	}
 	if err != nil {
 		return Image{}, fmt.Errorf("the root: %w", err)
 	}
-	if err := c.addOurs(t, release); err != nil {
+	if err := c.addOurs(ctx, t, release); err != nil {
 		return Image{}, err
 	}
-	return c.write(t, kernel, definition)
+	return c.write(ctx, t, kernel, definition)
 }
 
 // check names what is missing.
@@ -90,22 +88,6 @@ func (c BuildConfig) check() error {
 		}
 	}
 	return errors.Join(wrong...)
-}
-
-func checkOutput(dir string) error {
-	if dir == "" {
-		return nil
-	}
-	entries, err := os.ReadDir(dir)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err != nil:
-		return fmt.Errorf("the folder to make: %w", err)
-	case len(entries) > 0:
-		return fmt.Errorf("the folder %s is there already, and not empty: remove it, or name another", domain.Quote(dir))
-	}
-	return nil
 }
 
 // readKernel reads a kernel, and which release it says it is.
@@ -160,13 +142,13 @@ func checkProgram(data []byte) error {
 }
 
 // addOurs puts what makes a guest of it into a root: the modules, and guest-tools.
-func (c BuildConfig) addOurs(t tree, release string) error {
+func (c BuildConfig) addOurs(ctx context.Context, t tree, release string) error {
 	modules, err := openModules(c.Modules)
 	if err != nil {
 		return err
 	}
 	defer modules.Close()
-	order, err := modules.resolve(release, c.More)
+	order, err := modules.resolve(ctx, release, c.More)
 	if err != nil {
 		return err
 	}
@@ -210,56 +192,4 @@ func (t tree) putTools(tools string) error {
 		}
 	}
 	return errors.Join(t.putFolder("root", 0o700), t.putFolder("tmp", 0o777|01000))
-}
-
-// write makes the image in a folder beside the one to make, and gives it its name once it is whole.
-func (c BuildConfig) write(t tree, kernel []byte, definition Definition) (image Image, err error) {
-	output, err := filepath.Abs(c.Output)
-	if err != nil {
-		return Image{}, err
-	}
-	if err := os.MkdirAll(filepath.Dir(output), 0o755); err != nil {
-		return Image{}, err
-	}
-	dir, err := os.MkdirTemp(filepath.Dir(output), "."+filepath.Base(output)+".")
-	if err != nil {
-		return Image{}, err
-	}
-	defer func() {
-		if err != nil {
-			os.RemoveAll(dir)
-		}
-	}()
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return Image{}, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, kernelName), kernel, 0o644); err != nil {
-		return Image{}, err
-	}
-	if err := writeInitrd(filepath.Join(dir, initrdName), t); err != nil {
-		return Image{}, fmt.Errorf("the initramfs: %w", err)
-	}
-	if err := Write(dir, definition); err != nil {
-		return Image{}, err
-	}
-	if err := os.Remove(output); err != nil && !errors.Is(err, os.ErrNotExist) { // empty, or it is kept
-		return Image{}, err
-	}
-	if err := os.Rename(dir, output); err != nil {
-		return Image{}, err
-	}
-	return Read(output)
-}
-
-func writeInitrd(name string, t tree) error {
-	file, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	packed := gzip.NewWriter(file)
-	if err := t.archive(packed); err != nil {
-		return err
-	}
-	return errors.Join(packed.Close(), file.Close())
 }

@@ -57,9 +57,12 @@ func (t tree) putBusybox(ctx context.Context) error {
 
 // listApplets asks busybox for the paths of its applets.
 func listApplets(ctx context.Context, program string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	patient, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	list, err := exec.CommandContext(ctx, program, "--list-full").Output()
+	list, err := exec.CommandContext(patient, program, "--list-full").Output()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s can't tell its applets: %w", program, err)
 	}

@@ -2,6 +2,7 @@ package vmimage
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -92,10 +93,13 @@ func (f *moduleFolder) scan() error {
 
 // resolve returns the modules that a guest needs, and more, in the order in which they load. All must be
 // for the kernel of that release.
-func (f *moduleFolder) resolve(release string, more []string) ([]*kernelModule, error) {
+func (f *moduleFolder) resolve(ctx context.Context, release string, more []string) ([]*kernelModule, error) {
 	var order []*kernelModule
 	var wrong []error
 	take := func(name string, required bool) {
+		if ctx.Err() != nil {
+			return
+		}
 		name = normalName(name)
 		if _, there := f.files[name]; !there && !required {
 			return
@@ -109,6 +113,9 @@ func (f *moduleFolder) resolve(release string, more []string) ([]*kernelModule, 
 	}
 	for _, name := range more {
 		take(name, true)
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	others := make(map[string]bool)
 	for _, m := range order {

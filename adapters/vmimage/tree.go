@@ -2,6 +2,7 @@ package vmimage
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -104,10 +105,13 @@ func (t tree) putFolder(name string, mode cpio.FileMode) error {
 }
 
 // putRoot takes a whole folder of the host in. Devices are left out: a guest's kernel makes its own.
-func (t tree) putRoot(root *os.Root) error {
+func (t tree) putRoot(ctx context.Context, root *os.Root) error {
 	return fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || name == "." {
 			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		info, err := entry.Info()
 		if err != nil {
