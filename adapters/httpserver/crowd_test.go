@@ -3,84 +3,242 @@ package httpserver_test
 import (
 	"bufio"
 	"context"
-	"errors"
-	"io"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hexworker/metaservice/adapters/httpserver"
+	"github.com/hexworker/metaservice/adapters/wire"
 )
 
-// A guest that opens ever more connections has no more than so many, and those work.
-func TestTooManyConnectionsAreClosed(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error, 1)
+// caller is a guest's connection in a bubble.
+type caller struct {
+	net.Conn
+	answers chan int // statuses; closed with the connection
+}
+
+// call asks for a path on a connection.
+func call(conn net.Conn, path string) *caller {
+	c := &caller{conn, make(chan int, 100)}
 	go func() {
-		served <- httpserver.Serve(ctx, listener, http.NotFoundHandler(), slog.New(slog.DiscardHandler))
+		defer close(c.answers)
+		from := bufio.NewReader(conn)
+		for {
+			response, err := http.ReadResponse(from, nil)
+			if err != nil {
+				return
+			}
+			response.Body.Close()
+			c.answers <- response.StatusCode
+		}
 	}()
-	defer func() {
+	c.ask(path)
+	return c
+}
+
+func (c *caller) ask(path string) {
+	go fmt.Fprintf(c.Conn, "GET %s HTTP/1.1\r\nHost: h\r\n\r\n", path)
+}
+
+// state is what has become of what was asked last.
+func (c *caller) state() string {
+	synctest.Wait()
+	select {
+	case status, open := <-c.answers:
+		if !open {
+			return "closed"
+		}
+		return http.StatusText(status)
+	default:
+		return "waits"
+	}
+}
+
+// streams answers /ok at once; /hold waits, and /claim too, whose connection is claimed, and /claimed is, too.
+func streams(release <-chan struct{}) http.HandlerFunc {
+	return func(_ http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/claim") {
+			defer wire.Claim(r.Context())()
+		}
+		if r.URL.Path == "/hold" || r.URL.Path == "/claim" {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+	}
+}
+
+// callAll has so many connections ask, each after the one before was heard.
+func callAll(dial func() net.Conn, path string, n int) []*caller {
+	callers := make([]*caller, n)
+	for i := range callers {
+		callers[i] = call(dial(), path)
+		synctest.Wait()
+	}
+	return callers
+}
+
+// Threat 16: a guest that opens ever more connections has 16 beside those that its host asked for; one more
+// is let in when there is room.
+func TestThreat16ConnectionsBeyondTheLimitWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged records
+		release := make(chan struct{})
+		dial := inMemory(t, streams(release), slog.New(&logged))
+		claimed := callAll(dial, "/claim", 100)
+		for _, c := range claimed {
+			if got := c.state(); got != "waits" {
+				t.Fatalf("a claimed one %s", got)
+			}
+		}
+		held := callAll(dial, "/hold", httpserver.Unclaimed)
+		late := call(dial(), "/ok") // it is accepted, and no more
+		if got := late.state(); got != "waits" {
+			t.Errorf("one too many: %s", got)
+		}
+		time.Sleep(time.Minute)
+		if got := late.state(); got != "waits" {
+			t.Errorf("one too many after a minute: %s", got)
+		}
+		held[3].Close()
+		if got := late.state(); got != "OK" {
+			t.Errorf("it was not let in when there was room: %s", got)
+		}
+		if text := logged.text(); strings.Count(text, "has to wait") != 1 {
+			t.Errorf("logged is %q", text)
+		}
+		close(release)
+	})
+}
+
+// What is idle makes room: the longest first. What the host asked for a moment ago isn't in the way.
+func TestIdleConnectionsMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial := inMemory(t, streams(nil), silence)
+		lately := callAll(dial, "/claimed", 30)
+		idle := callAll(dial, "/ok", httpserver.Unclaimed)
+		for _, c := range append(lately, idle...) {
+			if got := c.state(); got != "OK" {
+				t.Fatalf("answered: %s", got)
+			}
+		}
+		idle[0].ask("/ok")
+		if got := idle[0].state(); got != "OK" {
+			t.Fatalf("answered: %s", got)
+		}
+		if got := call(dial(), "/ok").state(); got != "OK" {
+			t.Errorf("one more: %s", got)
+		}
+		for i, c := range idle {
+			want := "waits"
+			if i == 1 {
+				want = "closed"
+			}
+			if got := c.state(); got != want {
+				t.Errorf("idle connection %d: %s, not %s", i, got, want)
+			}
+		}
+		for _, c := range lately {
+			if got := c.state(); got != "waits" {
+				t.Errorf("one that was claimed: %s", got)
+			}
+		}
+	})
+}
+
+func TestTheMostConnectionsWhateverIsClaimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial := inMemory(t, streams(nil), silence)
+		all := callAll(dial, "/claim", httpserver.Connections)
+		late := call(dial(), "/ok")
+		if got := late.state(); got != "waits" {
+			t.Errorf("beside %d that are claimed, one more: %s", len(all), got)
+		}
+		all[0].Close()
+		if got := late.state(); got != "OK" {
+			t.Errorf("it was not let in when there was room: %s", got)
+		}
+	})
+}
+
+// Threat 15: a guest that dials again and again gets so many connections a second. Those over which something
+// goes that the host asked for don't count.
+func TestThreat15ConnectionsAreAcceptedAtARate(t *testing.T) {
+	for path, want := range map[string]time.Duration{
+		"/ok":      (1000 - httpserver.AcceptBurst) * time.Second / httpserver.Accepts,
+		"/claimed": 0,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			dial := inMemory(t, streams(nil), silence)
+			begun := time.Now()
+			for i := range 1000 {
+				conn := dial()
+				fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", path)
+				if said, _ := ends(t, conn, begun); !strings.HasPrefix(said, "HTTP/1.1 200") {
+					t.Fatalf("connection %d got %q", i, said)
+				}
+			}
+			if took := time.Since(begun); took < want || took > want+time.Second {
+				t.Errorf("1,000 connections for %s took %s, not %s", path, took, want)
+			}
+		})
+	}
+}
+
+// A connection that is hijacked stays in the count for as long as it is claimed, and no longer.
+func TestHijackedConnectionsCountUntilReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		releases := make(chan func(), httpserver.Connections)
+		dial := inMemory(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/ok" {
+				return
+			}
+			release := wire.Claim(r.Context())
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			releases <- func() { conn.Close(); release(); release() }
+		}, silence)
+		all := callAll(dial, "/hijack", httpserver.Connections)
+		late := call(dial(), "/ok")
+		if got := late.state(); got != "waits" {
+			t.Errorf("beside %d that are hijacked, one more: %s", len(all), got)
+		}
+		(<-releases)()
+		if got := late.state(); got != "OK" {
+			t.Errorf("it was not let in when there was room: %s", got)
+		}
+		for range httpserver.Connections - 1 {
+			(<-releases)()
+		}
+	})
+}
+
+// The end finds whoever waits at the door.
+func TestTheEndWhileAConnectionWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() { over <- httpserver.Serve(ctx, p, streams(nil), silence) }()
+		for range httpserver.Unclaimed + 1 {
+			ours, theirs := net.Pipe()
+			defer ours.Close()
+			p.conns <- theirs
+			call(ours, "/hold")
+		}
+		synctest.Wait()
 		cancel()
-		if err := <-served; err != nil {
+		if err := <-over; err != nil {
 			t.Error(err)
 		}
-	}()
-	// ask makes one request, and tells whether it was answered.
-	ask := func(conn net.Conn) bool {
-		if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-			return false
-		}
-		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil {
-			var timeout net.Error
-			if errors.As(err, &timeout) && timeout.Timeout() {
-				t.Fatal("a connection was neither answered nor closed")
-			}
-			return false
-		}
-		response.Body.Close()
-		return true
-	}
-	dial := func() net.Conn {
-		conn, err := net.Dial("tcp", listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		return conn
-	}
-	var all []net.Conn
-	for range httpserver.Connections {
-		conn := dial()
-		if !ask(conn) {
-			t.Fatalf("connection %d was not served", len(all))
-		}
-		all = append(all, conn)
-	}
-	for range 20 {
-		if ask(dial()) {
-			t.Fatal("a connection too many was served")
-		}
-	}
-	for _, conn := range all[:10] {
-		if !ask(conn) {
-			t.Error("a connection that was served before is not served any more")
-		}
-		conn.Close()
-	}
-	deadline := time.Now().Add(20 * time.Second)
-	for !ask(dial()) {
-		if time.Now().After(deadline) {
-			t.Fatal("the place of a closed connection is not given back")
-		}
-	}
+	})
 }

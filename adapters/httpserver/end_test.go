@@ -15,13 +15,18 @@ import (
 // serve serves handler, and returns the address and what ends it.
 func serve(t *testing.T, handler http.HandlerFunc) (address string, end context.CancelFunc, ended <-chan error) {
 	t.Helper()
+	return serveWith(t, httpserver.Config{}, handler)
+}
+
+func serveWith(t *testing.T, config httpserver.Config, handler http.HandlerFunc) (address string, end context.CancelFunc, ended <-chan error) {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan error, 1)
-	go func() { over <- httpserver.Serve(ctx, listener, handler, slog.New(slog.DiscardHandler)) }()
+	go func() { over <- config.Serve(ctx, listener, handler, slog.New(slog.DiscardHandler)) }()
 	return listener.Addr().String(), cancel, over
 }
 

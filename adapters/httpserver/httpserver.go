@@ -7,13 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hexworker/metaservice/adapters/wire"
-	"github.com/hexworker/metaservice/domain"
 )
 
 // Limits on what comes before a handler is called.
@@ -21,7 +18,17 @@ const (
 	HeaderTimeout = 5 * time.Second  // for a request's headers to come
 	IdleTimeout   = 75 * time.Second // of a connection between requests
 	HeaderBytes   = 16 << 10         // of a request's headers
-	Connections   = 512              // at once; one more is closed
+
+	// Unclaimed is how many connections there may be at once that nobody has claimed (wire.Claim): what
+	// the host asked for, what it has a limit on, and what a proxy does are claimed. One more takes the place
+	// of the one that has been idle longest, or waits until there is room: it is accepted, but not read.
+	Unclaimed = 16
+	// Connections is how many there may be at once in all, likewise.
+	Connections = 512
+	// Accepts is how many are accepted in a second, AcceptBurst how many at once after a rest. One more waits.
+	// Those that are claimed don't count.
+	Accepts     = 50
+	AcceptBurst = 200
 )
 
 // joinGrace is how long Serve waits at its end for handlers that don't end with their connection.
@@ -32,11 +39,27 @@ const joinGrace = 5 * time.Second
 // a host that never heard it.
 const lastWords = 250 * time.Millisecond
 
+// Config says how to serve. The zero Config serves whoever dials it by an address or a name without a dot.
+type Config struct {
+	// Hosts are further names that guests may call this host by, such as host.example. A name with a dot can
+	// be anybody's, who can make it lead here while some browser in the guest believes that it still is in
+	// its own world; an address, and a name that only the guest's own network knows, can't.
+	Hosts []string
+}
+
+// Serve is Config.Serve of the zero Config.
+func Serve(ctx context.Context, listener net.Listener, handler http.Handler, logger *slog.Logger) error {
+	return Config{}.Serve(ctx, listener, handler, logger)
+}
+
 // Serve serves handler on listener until ctx ends or the listener fails, and closes the listener. It
 // ends every connection, within a moment, and returns when no handler runs any more. A connection that was
 // hijacked is its handler's: the request's context ends, and its handler is waited for. The error is nil if
 // ctx ended.
-func Serve(ctx context.Context, listener net.Listener, handler http.Handler, logger *slog.Logger) error {
+//
+// It tells its handlers about their connections (wire.Conn).
+func (c Config) Serve(ctx context.Context, listener net.Listener, handler http.Handler, logger *slog.Logger) error {
+	door := newDoor(listener, logger)
 	gate := &gate{handler: handler, empty: make(chan struct{})}
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	server := &http.Server{
@@ -45,9 +68,11 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 		ReadHeaderTimeout: HeaderTimeout,
 		IdleTimeout:       IdleTimeout,
 		MaxHeaderBytes:    HeaderBytes,
-		ConnContext:       connContext,
-		ConnState:         (&crowd{most: Connections}).count,
-		ErrorLog:          slog.NewLogLogger(quoting{logger.Handler()}, slog.LevelWarn),
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return wire.WithConn(ctx, wire.Conn{HungUp: hungUpOf(conn), Claim: door.claimOf(conn), Answers: c.answers})
+		},
+		ConnState: door.changed,
+		ErrorLog:  slog.NewLogLogger(newQuoting(logger.Handler()), slog.LevelWarn),
 	}
 	answered := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -56,7 +81,7 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 		defer cancel()
 		server.Shutdown(grace)
 	})
-	err := server.Serve(listener)
+	err := server.Serve(door)
 	if !stop() {
 		<-answered
 	}
@@ -78,19 +103,6 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 
 // errEnded is why a request's context ends with the server.
 var errEnded = errors.New("the server has ended")
-
-// connContext lets handlers look whether the guest has hung up.
-func connContext(ctx context.Context, conn net.Conn) context.Context {
-	socket, ok := conn.(syscall.Conn)
-	if !ok {
-		return ctx
-	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return ctx
-	}
-	return wire.WithConn(ctx, wire.Conn{HungUp: func() bool { return hungUp(raw) }})
-}
 
 // gate counts the handlers that run, and lets none in once it is closed.
 type gate struct {
@@ -138,41 +150,4 @@ func (g *gate) checkEmpty() {
 	if g.closing && g.inside == 0 {
 		close(g.empty)
 	}
-}
-
-// crowd closes the connections that are too many. It wraps none: their own type is what sendfile and the
-// look at a socket need.
-type crowd struct {
-	most int
-
-	mu  sync.Mutex // guards what follows
-	all map[net.Conn]struct{}
-}
-
-// count is http.Server.ConnState.
-func (c *crowd) count(conn net.Conn, state http.ConnState) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch state {
-	case http.StateNew:
-		if len(c.all) >= c.most {
-			conn.Close() // it was never counted, so its end doesn't count either
-			return
-		}
-		if c.all == nil {
-			c.all = make(map[net.Conn]struct{})
-		}
-		c.all[conn] = struct{}{}
-	case http.StateClosed, http.StateHijacked:
-		delete(c.all, conn)
-	}
-}
-
-// quoting keeps a guest's bytes, which net/http puts into its messages, from reaching a log as they
-// are.
-type quoting struct{ slog.Handler }
-
-func (q quoting) Handle(ctx context.Context, record slog.Record) error {
-	quoted := slog.NewRecord(record.Time, record.Level, "http: "+domain.Quote(strings.TrimSpace(record.Message)), record.PC)
-	return q.Handler.Handle(ctx, quoted)
 }

@@ -12,8 +12,9 @@ import (
 // task, even where the proxy's handler has returned long before.
 type writer struct {
 	http.ResponseWriter
-	over <-chan struct{}
-	end  func() // ends the context of the request
+	over  <-chan struct{}
+	end   func()                  // ends the context of the request
+	claim func() (release func()) // keeps its connection in its server's count, once that has let go of it
 }
 
 // Unwrap is what http.ResponseController looks for.
@@ -30,11 +31,13 @@ func (w writer) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.Response
 
 // Hijack implements http.Hijacker.
 func (w writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	release := w.claim()
 	inner, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
+		release()
 		return nil, nil, err
 	}
-	c := &conn{Conn: inner, closed: make(chan struct{})}
+	c := &conn{Conn: inner, closed: make(chan struct{}), release: release}
 	go func() { // ends with the connection, or the task
 		select {
 		case <-w.over:
@@ -52,13 +55,16 @@ func (w writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // conn is a hijacked connection that tells when it is closed.
 type conn struct {
 	net.Conn
-	once   sync.Once
-	closed chan struct{}
+	once    sync.Once
+	closed  chan struct{}
+	release func() // any number of times
 }
 
 func (c *conn) Close() error {
 	c.once.Do(func() { close(c.closed) })
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	c.release()
+	return err
 }
 
 // ReadFrom implements io.ReaderFrom: between sockets nothing is copied.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/hexworker/metaservice/adapters/wire"
 )
 
 // errOver is why the context of a request ends that outlives its task.
@@ -61,6 +63,7 @@ func find(proxies map[string]http.Handler, from *url.URL) (http.Handler, *url.UR
 
 // serve has a proxy answer, and ends what it does when it is over.
 func serve(proxy http.Handler, w http.ResponseWriter, r *http.Request, inner *url.URL, over <-chan struct{}) {
+	defer wire.Claim(r.Context())() // what the task does with its proxies is not the guest's tools' to wait for
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	var watch sync.WaitGroup
@@ -81,5 +84,5 @@ func serve(proxy http.Handler, w http.ResponseWriter, r *http.Request, inner *ur
 	})
 	r = r.WithContext(ctx)
 	r.URL = inner
-	proxy.ServeHTTP(writer{w, over, func() { cancel(errOver) }}, r)
+	proxy.ServeHTTP(writer{w, over, func() { cancel(errOver) }, func() func() { return wire.Claim(ctx) }}, r)
 }

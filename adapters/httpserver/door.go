@@ -1,0 +1,233 @@
+package httpserver
+
+import (
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/hexworker/metaservice/domain"
+)
+
+// door is a guest's listener that lets in so many connections at once, and no more than so many in a time.
+// Who is one too many waits outside: an answer, or a closed connection, would only have a guest dial again.
+// It wraps no connection: their own type is what sendfile and the look at a socket need.
+type door struct {
+	net.Listener
+	log    *slog.Logger
+	news   chan struct{} // room for one: somebody left, or was claimed
+	once   sync.Once
+	closed chan struct{}
+
+	mu        sync.Mutex // guards what follows
+	inside    map[net.Conn]*member
+	unclaimed int // of them
+	moments   uint64
+	rate      *domain.Rate
+	waits     domain.Seldom
+}
+
+// member is a connection that was let in.
+type member struct {
+	conn   net.Conn
+	state  http.ConnState
+	moment uint64 // at which it became idle
+	claims int
+	lately bool // it was claimed, and no other request has begun since
+	free   bool // it doesn't count as an accept
+}
+
+// counts tells whether it is one of those that nobody has claimed. One that was, and is idle, isn't: a guest
+// keeps it for the next thing that its host asks for.
+func (m *member) counts() bool {
+	return m.claims == 0 && (!m.lately || m.state != http.StateIdle)
+}
+
+func newDoor(listener net.Listener, logger *slog.Logger) *door {
+	return &door{
+		Listener: listener,
+		log:      logger,
+		news:     make(chan struct{}, 1),
+		closed:   make(chan struct{}),
+		inside:   make(map[net.Conn]*member),
+		rate:     domain.NewRate(Accepts, AcceptBurst),
+	}
+}
+
+// Close implements net.Listener.
+func (d *door) Close() error {
+	d.once.Do(func() { close(d.closed) })
+	return d.Listener.Close()
+}
+
+// Accept implements net.Listener.
+func (d *door) Accept() (net.Conn, error) {
+	conn, err := d.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	if !d.wait("it opens them faster than its host takes them in", d.pace) ||
+		!d.wait("it has as many as it may have", func() time.Duration { return d.enter(conn) }) {
+		conn.Close()
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+// wait waits until try says that there is nothing to wait for, or the door is closed. try tells when to try
+// again at the latest.
+func (d *door) wait(why string, try func() time.Duration) (open bool) {
+	again := try()
+	if again <= 0 {
+		return true
+	}
+	d.tell(why)
+	timer := time.NewTimer(again)
+	defer timer.Stop()
+	for {
+		select {
+		case <-d.closed:
+			return false
+		case <-d.news:
+		case <-timer.C:
+		}
+		if again = try(); again <= 0 {
+			return true
+		}
+		timer.Reset(again)
+	}
+}
+
+func (d *door) tell(why string) {
+	d.mu.Lock()
+	told, times := d.waits.Again(), d.waits
+	d.mu.Unlock()
+	if told {
+		d.log.Warn("a guest's connection has to wait: "+why, "time", uint64(times))
+	}
+}
+
+// pace takes a token for an accept, or tells when there is one.
+func (d *door) pace() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	if d.rate.Take(now) {
+		return 0
+	}
+	return d.rate.Wait(now)
+}
+
+// untilNews is a wait that only news ends.
+const untilNews = time.Hour
+
+// enter lets a connection in, if there is room, or can be made.
+func (d *door) enter(conn net.Conn) time.Duration {
+	entered, out := d.makeRoom(conn)
+	if out != nil {
+		out.Close() // as http.Server does with those that are idle
+	}
+	if !entered {
+		return untilNews
+	}
+	return 0
+}
+
+// makeRoom lets a connection in, if there is room, or an idle one can be put out for it, which the caller
+// closes.
+func (d *door) makeRoom(conn net.Conn) (entered bool, out net.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.unclaimed >= Unclaimed {
+		out = d.putOut((*member).counts)
+	} else if len(d.inside) >= Connections {
+		out = d.putOut(func(*member) bool { return true })
+	}
+	if d.unclaimed >= Unclaimed || len(d.inside) >= Connections {
+		return false, out
+	}
+	d.inside[conn] = &member{conn: conn, state: http.StateNew}
+	d.unclaimed++
+	return true, out
+}
+
+// putOut takes out that one of them that has been idle longest, if one is; d.mu must be held.
+func (d *door) putOut(of func(*member) bool) net.Conn {
+	var idlest *member
+	for _, m := range d.inside {
+		if m.state == http.StateIdle && of(m) && (idlest == nil || m.moment < idlest.moment) {
+			idlest = m
+		}
+	}
+	if idlest == nil {
+		return nil
+	}
+	d.leave(idlest)
+	return idlest.conn
+}
+
+// leave takes a member out; d.mu must be held.
+func (d *door) leave(m *member) {
+	if d.inside[m.conn] != m {
+		return
+	}
+	delete(d.inside, m.conn)
+	if m.counts() {
+		d.unclaimed--
+	}
+}
+
+// change changes a member, and counts anew.
+func (d *door) change(conn net.Conn, how func(*member)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m := d.inside[conn]
+	if m == nil { // it was closed to make room
+		return
+	}
+	before := m.counts()
+	how(m)
+	switch after := m.counts(); {
+	case before && !after:
+		d.unclaimed--
+	case !before && after:
+		d.unclaimed++
+	}
+	if m.state == http.StateClosed || m.state == http.StateHijacked && m.claims == 0 {
+		d.leave(m)
+	}
+	select {
+	case d.news <- struct{}{}:
+	default: // there are some already
+	}
+}
+
+// changed is http.Server.ConnState. A connection that is hijacked is inside for as long as it is claimed.
+func (d *door) changed(conn net.Conn, state http.ConnState) {
+	d.change(conn, func(m *member) {
+		m.state = state
+		switch state {
+		case http.StateActive:
+			m.lately = false
+		case http.StateIdle:
+			d.moments++
+			m.moment = d.moments
+		}
+	})
+}
+
+// claimOf is wire.Conn.Claim of a connection.
+func (d *door) claimOf(conn net.Conn) func() (release func()) {
+	return func() (release func()) {
+		d.change(conn, func(m *member) {
+			m.claims++
+			m.lately = true
+			if !m.free {
+				m.free = true
+				d.rate.Give()
+			}
+		})
+		return sync.OnceFunc(func() { d.change(conn, func(m *member) { m.claims-- }) })
+	}
+}
