@@ -63,7 +63,7 @@ type frameConn struct {
 	deadline time.Time
 	closed   bool // a close frame was written: nothing may follow
 	failed   atomic.Bool
-	typed    atomic.Int64              // when something small was written last, in Unix nanoseconds
+	typed    atomic.Int64              // when something small was written last, as ticks; 0 is never
 	last     atomic.Pointer[time.Time] // nothing may be written after it
 
 	// The reader's own.
@@ -115,7 +115,7 @@ func (c *frameConn) writeMessage(b *block, n int) {
 	typed := c.eager != nil && n <= littleTyped && domain.FrameType(b.buf[headRoom]) == domain.FrameData // no ack: a guest could ask for those
 	frame := putHead(b.buf[:headRoom+n], opcodeBinary, c.guest)
 	if typed {
-		c.typed.Store(time.Now().UnixNano())
+		c.typed.Store(ticks())
 	}
 	c.writing <- struct{}{}
 	defer func() { <-c.writing }()
@@ -289,9 +289,21 @@ func (c counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// began is where ticks begin.
+var began = time.Now()
+
+// ticks is a time in nanoseconds that no change of the clock moves.
+func ticks() int64 { return int64(time.Since(began)) }
+
+// inDialogue tells whether something was typed just now.
+func (c *frameConn) inDialogue() bool {
+	typed := c.typed.Load()
+	return typed != 0 && time.Duration(ticks()-typed) < dialogue
+}
+
 func (c *frameConn) receive(p []byte) (int, error) {
 	if len(c.early) == 0 {
-		if c.eager != nil && time.Duration(time.Now().UnixNano()-c.typed.Load()) < dialogue {
+		if c.eager != nil && c.inDialogue() {
 			if n, err, ok := c.eager.read(p, answerIn); ok {
 				return n, err
 			}
