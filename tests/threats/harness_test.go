@@ -19,6 +19,7 @@ import (
 
 	"github.com/hexworker/metaservice"
 	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/tests/contract"
 )
 
 // roleName is the environment variable that makes the test binary something else: a host, or an attacker.
@@ -39,14 +40,27 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// play starts this binary in a role. It dies with the test, and is killed at its end.
-func play(t *testing.T, role string) (stdin io.WriteCloser, stdout io.ReadCloser, process *exec.Cmd) {
+// often is a count as it is in CI, or as it is claimed.
+func often(short, long int) int {
+	if *contract.Long {
+		return long
+	}
+	return short
+}
+
+// play starts this binary in a role, in a folder. It dies with the test, and is killed at its end.
+func play(t *testing.T, role, folder string) (stdin io.WriteCloser, stdout io.ReadCloser, process *exec.Cmd) {
 	t.Helper()
-	process = exec.Command(os.Args[0])
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	process = exec.Command(binary)
+	process.Dir = folder
 	process.Env = append(os.Environ(), roleName+"="+role)
 	process.Stderr = os.Stderr
 	process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	stdin, err := process.StdinPipe()
+	stdin, err = process.StdinPipe()
 	if err == nil {
 		stdout, err = process.StdoutPipe()
 	}
@@ -80,7 +94,7 @@ func startHost(t *testing.T, spec HostSpec) *host {
 	}
 	t.Cleanup(func() { os.RemoveAll(folder) })
 	spec.Folder = folder
-	stdin, stdout, _ := play(t, "host")
+	stdin, stdout, _ := play(t, "host", folder)
 	h := &host{folder: folder, spec: spec, client: jsonrpc.NewClient(stdio{stdout, stdin})}
 	if err := h.client.Call("Host.Start", spec, &h.guests); err != nil {
 		t.Fatal(err)
@@ -193,7 +207,7 @@ func attackGuest(t *testing.T, h *host, guest int, name string, args map[string]
 	if attackers[name] == nil {
 		t.Fatalf("there is no attacker %q", name)
 	}
-	stdin, stdout, _ := play(t, "attacker")
+	stdin, stdout, _ := play(t, "attacker", h.folder)
 	a := &attacker{name: name, stdin: stdin, said: make(chan string, 1<<16), tally: make(chan Tally, 1)}
 	if err := json.NewEncoder(stdin).Encode(raidSpec{Name: name, Network: h.spec.Network, Address: h.guests[guest], Args: args}); err != nil {
 		t.Fatal(err)

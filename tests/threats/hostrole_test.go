@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hexworker/metaservice"
+	apphost "github.com/hexworker/metaservice/app/host"
 )
 
 // HostSpec is what a host is started with.
@@ -51,7 +52,9 @@ type Host struct {
 	outcomes []chan metaservice.Outcome
 	before   goleak.Option
 	running  sync.WaitGroup
+	life     context.Context
 	end      context.CancelFunc
+	collects []*apphost.Service // of Collect
 	shells   shellTable
 	peak     atomic.Int64
 	watching atomic.Bool
@@ -88,8 +91,7 @@ func (h *Host) Start(spec HostSpec, addresses *[]string) error {
 	if err != nil {
 		return err
 	}
-	var ctx context.Context
-	ctx, h.end = context.WithCancel(context.Background())
+	h.life, h.end = context.WithCancel(context.Background())
 	for guest := range max(spec.Guests, 1) {
 		sink, err := os.Create(filepath.Join(spec.Folder, fmt.Sprintf(guestsLogs, guest)))
 		if err != nil {
@@ -112,7 +114,7 @@ func (h *Host) Start(spec HostSpec, addresses *[]string) error {
 		}
 		h.services, h.sinks, h.outcomes = append(h.services, service), append(h.sinks, sink), append(h.outcomes, outcome)
 		*addresses = append(*addresses, listener.Addr().String())
-		h.running.Go(func() { service.Serve(ctx, countedListener{listener, &h.counts}) })
+		h.running.Go(func() { service.Serve(h.life, countedListener{listener, &h.counts}) })
 	}
 	return nil
 }
@@ -124,6 +126,9 @@ type Left struct{ Things []string } // net/rpc's JSON can't tell a bare nil
 func (h *Host) Close(_ struct{}, left *Left) error {
 	h.watching.Store(false)
 	for _, service := range h.services {
+		service.Close()
+	}
+	for _, service := range h.collects {
 		service.Close()
 	}
 	h.end()

@@ -174,7 +174,7 @@ func readAnswer(from *bufio.Reader) (answer, error) {
 // poll polls until there is something to do, or the attack is over.
 func (r *raid) poll() (wire.Action, error) {
 	for {
-		answer, err := r.askWithin(r.ctx, []byte("GET " + wire.PathPoll + " HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))
+		answer, err := r.askWithin(r.ctx, []byte("GET "+wire.PathPoll+" HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n\r\n"))
 		if err != nil {
 			return wire.Action{}, err
 		}
@@ -193,7 +193,7 @@ func (r *raid) poll() (wire.Action, error) {
 
 // reply is the head of a reply to an action, up to its length's header.
 func reply(id string) string {
-	return "POST " + wire.PathReply + "?id=" + id + " HTTP/1.1\r\nHost: h\r\n"
+	return "POST " + wire.PathReply + "?id=" + id + " HTTP/1.1\r\nHost: 169.254.169.254\r\n"
 }
 
 // sized is the end of a head, for a body of so many bytes.

@@ -113,7 +113,7 @@ func TestThreat01SlowReplyBody(t *testing.T) {
 // slowHeaders opens so many connections and sends a header on each, a byte at a time, for as long as the host
 // holds them.
 func slowHeaders(r *raid) error {
-	const request = "GET /engine/v1/ping HTTP/1.1\r\nHost: h\r\nX-Slow: "
+	const request = "GET /engine/v1/ping HTTP/1.1\r\nHost: 169.254.169.254\r\nX-Slow: "
 	var all sync.WaitGroup
 	errs := make(chan error, r.number("connections"))
 	begun := time.Now()
@@ -193,7 +193,7 @@ func TestThreat02SlowHeaders(t *testing.T) {
 
 func init() {
 	register("one ping", func(r *raid) error {
-		answer, err := r.ask([]byte("GET /engine/v1/ping HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))
+		answer, err := r.ask([]byte("GET /engine/v1/ping HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n\r\n"))
 		r.count("status", int64(answer.status))
 		r.text("body", strings.ToValidUTF8(string(answer.body), "?"))
 		return err

@@ -33,7 +33,7 @@ func headerFlood(r *raid) error {
 			conn.Close()
 		}
 	}()
-	head := []byte("GET /engine/v1/ping HTTP/1.1\r\nHost: h\r\n")
+	head := []byte("GET /engine/v1/ping HTTP/1.1\r\nHost: 169.254.169.254\r\n")
 	for n := 0; len(head) < r.number("bytes"); n++ {
 		head = fmt.Appendf(head, "X-%d: %s\r\n", n, strings.Repeat("x", 1000))
 	}
@@ -103,7 +103,7 @@ func endlessLog(r *raid) error {
 		return err
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: h\r\nConnection: close\r\n%s", wire.PathLog, chunked)
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n%s", wire.PathLog, chunked)
 	size := r.number("chunk")
 	chunk := fmt.Appendf(nil, "%x\r\n%s\r\n", size, strings.Repeat("x", size))
 	many := bytes.Repeat(chunk, 1+(64<<10)/len(chunk))
@@ -124,7 +124,7 @@ func endlessLog(r *raid) error {
 	if err != nil {
 		return err
 	}
-	done, err := r.ask([]byte("PUT " + wire.PathSuccess + " HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"))
+	done, err := r.ask([]byte("PUT " + wire.PathSuccess + " HTTP/1.1\r\nHost: 169.254.169.254\r\nContent-Length: 0\r\n\r\n"))
 	r.count("result", int64(done.status))
 	return err
 }
