@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hexworker/metaservice/adapters/qemu"
 	"github.com/hexworker/metaservice/adapters/vmimage"
 	"github.com/hexworker/metaservice/domain"
@@ -115,5 +117,28 @@ func TestDisks(t *testing.T) {
 				t.Error("the image's disk has changed")
 			}
 		})
+	}
+}
+
+// A host without room for what a guest writes makes its writes fail. QEMU itself would suspend the guest, for
+// good.
+func TestFullHost(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root mounts a small file system")
+	}
+	small := t.TempDir()
+	if err := unix.Mount("small", small, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("there is no small file system to be had: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(small, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	image := diskImage(t)
+	machine := newMachine(t, func(c *qemu.Config) { c.Image, c.Folder = image, small })
+	outcome, said := run(t, machine, "busybox dd if=/dev/zero of=/root/large bs=1M count=16 conv=fsync 2>/dev/null; echo status $?")
+	if outcome.Status != domain.StatusSuccess || said != "status 1\n" {
+		t.Errorf("%s, %v: %q", outcome.Status, outcome.Err, said)
 	}
 }
