@@ -83,7 +83,7 @@ func TestMatrix(t *testing.T) {
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
-			for _, err := range c.run(folder) {
+			for _, err := range c.run(inside(folder), nil) {
 				t.Errorf("%s: %v\nAgain: go test -race ./tests/faults -run TestMatrix -args -cells=%s", c, err, c)
 			}
 		})
@@ -170,9 +170,27 @@ type call struct {
 	late time.Duration
 }
 
+// party is a cell's guest.
+type party interface {
+	leave() []error
+	seen(answers []answer) *spy
+}
+
+// enter starts a cell's guest, whose task says the rest once finish is closed.
+type enter func(w *world, c cell, finish <-chan struct{}) (party, error)
+
+// inside is a guest of this process.
+func inside(folder string) enter {
+	return func(w *world, c cell, finish <-chan struct{}) (party, error) {
+		return w.join(folder, "boot", c.endpoint.old, Programs{Task: task(finish, c.endpoint.exit), Shell: chatter})
+	}
+}
+
+func (m *member) seen([]answer) *spy { return m.spy }
+
 // run lives the cell's life, and tells what should not be.
-func (c cell) run(folder string) (wrong []error) {
-	w, err := newWorld(setting{limits: limits})
+func (c cell) run(guest enter, command []string) (wrong []error) {
+	w, err := newWorld(setting{limits: limits, command: command})
 	if err != nil {
 		return []error{err}
 	}
@@ -187,23 +205,23 @@ func (c cell) run(folder string) (wrong []error) {
 		start() // so that the first poll has something to do
 	}
 	finish := make(chan struct{})
-	m, err := w.join(folder, "boot", c.endpoint.old, Programs{Task: task(finish, c.endpoint.exit), Shell: chatter})
+	m, err := guest(w, c, finish)
 	if err != nil {
 		return append(w.close(), err)
 	}
-	h.guest = m.spy
 	if c.endpoint.ask == "kill" {
 		<-w.log.begun // a task that is killed before it begins never does
 		start()
 	}
 	h.asked = <-asking
 	close(finish)
-	h.end(w)
+	h.end(w, m)
 	wrong = append(m.leave(), w.close()...)
 	for len(w.told) > 0 {
 		h.told = append(h.told, <-w.told)
 	}
 	h.log, h.answers, h.struck = w.log.String(), w.tape.all(), w.proxy.Struck()
+	h.guest = m.seen(h.answers)
 	return append(wrong, h.check()...)
 }
 
@@ -244,6 +262,10 @@ func chatter(_ context.Context, to Streams) int {
 	}
 	return 7
 }
+
+// chatterCommand is the same for a guest that has processes.
+var chatterCommand = []string{"sh", "-c", `echo hello; typed=$(cat); seq -f 'noise %06.0f' 0 23999 >&2 & echo "$typed"
+	seq -f 'shell %06.0f' 0 7999; wait; exit 7`}
 
 // timed calls f with a context of its own, and notes how late it is.
 func (h *history) timed(what string, d time.Duration, f func(ctx context.Context)) {
@@ -288,7 +310,7 @@ func fetch(ctx context.Context, service *metaservice.MetaService, path string) a
 
 // shell talks to the guest's shell until its end, or ctx's.
 func (h *history) shell(ctx context.Context, service *metaservice.MetaService) (a asked) {
-	session, err := service.Shell(ctx, metaservice.ShellSpec{})
+	session, err := service.Shell(ctx, metaservice.ShellSpec{Command: chatterCommand})
 	if err != nil {
 		return asked{err: err}
 	}
@@ -312,7 +334,7 @@ func (h *history) shell(ctx context.Context, service *metaservice.MetaService) (
 }
 
 // end waits for the task's end, asks once more, and says again what was said before.
-func (h *history) end(w *world) {
+func (h *history) end(w *world, m party) {
 	d := callTime
 	if h.cell.never() && h.cell.endpoint.name == "log" {
 		d = hopeless
@@ -321,11 +343,12 @@ func (h *history) end(w *world) {
 	h.timed("a file afterwards", callTime, func(ctx context.Context) { h.after = fetch(ctx, w.service, "small") })
 	h.replays = make(map[string]string)
 	requests := []string{"GET /engine/v1/execute", "PUT /engine/v1/success", "PUT /engine/v1/failed"}
-	h.guest.mu.Lock()
-	for _, id := range h.guest.handed {
+	guest := m.seen(w.tape.all())
+	guest.mu.Lock()
+	for _, id := range guest.handed {
 		requests = append(requests, "POST /engine/v1/reply?id="+string(id))
 	}
-	h.guest.mu.Unlock()
+	guest.mu.Unlock()
 	if h.ended != nil {
 		requests = requests[3:] // there is no result to contradict
 	}
