@@ -28,10 +28,12 @@ type script struct {
 	first [][]byte
 	again []byte
 	deaf  bool // it doesn't read what comes
+	dumb  bool // it answers no ping
 }
 
-// scripts are those of the threats in this file.
-var scripts = merge(hugeHeaders, endlessFragments, emptyContinuations, emptyMessages, pingFloods)
+// scripts are all of them.
+var scripts = merge(hugeHeaders, endlessFragments, emptyContinuations, emptyMessages, pingFloods,
+	wrongCredit, silentGuests, stalledCloses)
 
 func merge(all ...map[string]script) map[string]script {
 	merged := make(map[string]script)
@@ -101,7 +103,7 @@ func shellFrames(r *raid) error {
 	go func() {
 		defer close(read)
 		if !what.deaf {
-			s.drain(true)
+			s.drain(!what.dumb)
 		}
 	}()
 	begun := time.Now()
@@ -120,7 +122,7 @@ func shellFrames(r *raid) error {
 		r.took("held", time.Since(begun))
 		return nil // the connection is cut with it
 	}
-	for err == nil && !r.over() {
+	for err == nil && len(what.again) > 0 && !r.over() {
 		r.count("sent", int64(len(what.again)))
 		err = s.send(what.again)
 	}
