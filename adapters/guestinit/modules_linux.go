@@ -21,8 +21,8 @@ func loadModules(list string) error {
 		return err
 	}
 	for name := range strings.FieldsSeq(string(text)) {
-		if err := loadModule(name); err != nil {
-			say("module %s can't be loaded: %v", name, err)
+		if trouble := describeModule(loadModule(name)); trouble != "" {
+			say("module %s %s", name, trouble)
 		}
 	}
 	return nil
@@ -34,12 +34,20 @@ func loadModule(name string) error {
 		return err
 	}
 	defer file.Close()
-	err = unix.FinitModule(int(file.Fd()), "", 0)
-	if errors.Is(err, unix.EEXIST) {
-		return nil
-	}
-	if err != nil {
+	if err = unix.FinitModule(int(file.Fd()), "", 0); err != nil {
 		return fmt.Errorf("finit_module: %w", err)
 	}
 	return nil
+}
+
+// describeModule says what came of a module, nothing if it is there. That another machine has the hardware for it,
+// and this one hasn't, is no fault of the image's.
+func describeModule(err error) string {
+	switch {
+	case err == nil, errors.Is(err, unix.EEXIST):
+		return ""
+	case errors.Is(err, unix.ENODEV):
+		return "isn't needed: its hardware isn't there"
+	}
+	return fmt.Sprintf("can't be loaded: %v", err)
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -50,7 +51,7 @@ func setUpNetwork(o options) error {
 	return nil
 }
 
-// awaitLink waits for the first device that isn't lo.
+// awaitLink waits for the network's device.
 func awaitLink(patience time.Duration) (netlink.Link, error) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -59,15 +60,43 @@ func awaitLink(patience time.Duration) (netlink.Link, error) {
 		if err != nil {
 			return nil, fmt.Errorf("network devices can't be listed: %w", err)
 		}
-		for _, link := range links {
-			if link.Attrs().Flags&net.FlagLoopback == 0 {
-				return link, nil
-			}
+		card, other := pick(links, hasHardware)
+		if card != nil {
+			return card, nil
 		}
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("there was no network device in %v: its driver may be missing in the image", patience)
+		if time.Now().Before(deadline) {
+			continue
+		}
+		if other != nil {
+			return other, nil
+		}
+		return nil, fmt.Errorf("there was no network device in %v: its driver may be missing in the image", patience)
+	}
+}
+
+// pick picks the network's device: the first with hardware behind it, or one end of a pair, which is what a
+// container has in its place. Drivers make others by themselves, such as for tunnels, which lead nowhere: the first
+// of them is for want of anything better.
+func pick(links []netlink.Link, hardware func(name string) bool) (card, other netlink.Link) {
+	var pair netlink.Link
+	for _, link := range links {
+		switch {
+		case link.Attrs().Flags&net.FlagLoopback != 0:
+		case hardware(link.Attrs().Name):
+			return link, nil
+		case link.Type() == "veth" && pair == nil:
+			pair = link
+		case other == nil:
+			other = link
 		}
 	}
+	return pair, other
+}
+
+// hasHardware tells whether a device is a card, if perhaps a virtual machine's.
+func hasHardware(name string) bool {
+	_, err := os.Stat(filepath.Join("/sys/class/net", name, "device"))
+	return err == nil
 }
 
 // configure gives a link its address, and the way out.

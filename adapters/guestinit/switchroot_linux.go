@@ -114,7 +114,19 @@ func moveMounts(root string) error {
 			return fmt.Errorf("%s can't be moved to the disk: %w", dir, err)
 		}
 	}
-	return unix.Unmount("/tmp", unix.MNT_DETACH)
+	return leave("/tmp")
+}
+
+// leave unmounts a folder, if anything is mounted there.
+func leave(dir string) error {
+	err := unix.Unmount(dir, unix.MNT_DETACH)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s can't be unmounted: %w", dir, err)
+	}
+	return nil
 }
 
 // empty removes everything in a folder that is on the folder's own device.
