@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,12 +21,18 @@ func TestHandlersSeeWhetherTheGuestHasHungUp(t *testing.T) {
 		want bool
 	}{
 		"silent":      {func(*net.TCPConn) {}, false},
-		"pipelining":  {func(conn *net.TCPConn) { fmt.Fprint(conn, "GET /next HTTP/1.1\r\nHost: h\r\n\r\n") }, false},
+		"pipelining":  {pipeline, false},
 		"half closed": {func(conn *net.TCPConn) { conn.CloseWrite() }, true},
 		"closed":      {func(conn *net.TCPConn) { conn.Close() }, true},
 		"reset":       {func(conn *net.TCPConn) { conn.SetLinger(0); conn.Close() }, true},
+
+		"half closed after pipelining": {func(conn *net.TCPConn) { pipeline(conn); conn.CloseWrite() }, true},
+		"closed after pipelining":      {func(conn *net.TCPConn) { pipeline(conn); conn.Close() }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if strings.HasSuffix(name, "after pipelining") && runtime.GOOS != "linux" {
+				t.Skip("elsewhere an end isn't seen behind what is still to be read")
+			}
 			inside, acted := make(chan struct{}), make(chan struct{})
 			saw := make(chan bool, 1)
 			address, end, ended := serve(t, func(_ http.ResponseWriter, r *http.Request) {
@@ -59,4 +67,9 @@ func TestHandlersSeeWhetherTheGuestHasHungUp(t *testing.T) {
 			}
 		})
 	}
+}
+
+// pipeline sends further requests, which nobody reads for now.
+func pipeline(conn *net.TCPConn) {
+	fmt.Fprint(conn, strings.Repeat("GET /next HTTP/1.1\r\nHost: h\r\n\r\n", 10))
 }
