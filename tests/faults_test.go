@@ -37,7 +37,7 @@ import (
 
 // The faults of the ancestor that its host was responsible for, each as a guest meets it: over TCP,
 // with bytes that no library has tidied up. What the guest's tools must get right themselves (5, 6,
-// 10, 12, 15) is tested with them.
+// 10, 15) is tested with them.
 
 // often is how many times something that must never happen is tried.
 func often() int {
@@ -439,6 +439,54 @@ func TestFault11AReplyWithTheWrongMethodUsesTheActionUp(t *testing.T) {
 	}
 	if g := <-asked; g.err != nil || g.content != "content" {
 		t.Errorf("got %q, %v", g.content, g.err)
+	}
+}
+
+// Fault 12. With a token, whoever else in the guest asks gets nothing, and changes nothing. (A guest whose
+// tools know of no token can't be told from its task: see TestAnOldGuestIsServedAsEver.) endtoend has a task that tries.
+func TestFault12AnyProcessInTheGuestCanResolveTheTaskOrReadItsSecrets(t *testing.T) {
+	w := newWorld(t, metaservice.Limits{Requests: 1e6, RequestBurst: 1e6}, metaservice.WithToken(metaservice.TokenRequired))
+	status, answer, err := w.request("POST", wire.PathToken, "")
+	token, decodeErr := wire.DecodeToken([]byte(answer))
+	if status != http.StatusOK || errors.Join(err, decodeErr) != nil {
+		t.Fatalf("the tools ask for the token: %d, %v, %v", status, err, decodeErr)
+	}
+	right := []string{"Authorization", "Bearer " + token.Reveal()}
+	asked := w.get("/file")
+	_, answer, err = w.request("GET", wire.PathPoll, "", right...)
+	var action wire.Action
+	if err := errors.Join(err, json.Unmarshal([]byte(answer), &action)); err != nil || action.ID == "" {
+		t.Fatalf("the poll got %s, %v", answer, err)
+	}
+	for _, endPoint := range []string{
+		"GET " + wire.PathExecute, "GET " + wire.PathPoll, "GET " + wire.PathPing, "POST " + wire.PathLog, "PUT " + wire.PathSuccess,
+		"PUT " + wire.PathFailed, "POST " + wire.PathReply + "?id=" + action.ID, "GET " + wire.PathReply + "?id=" + action.ID, "POST " + wire.PathHello,
+	} {
+		method, path, _ := strings.Cut(endPoint, " ")
+		for _, header := range [][]string{nil, {"Authorization", "Bearer " + token.Reveal()[1:] + "A"}} {
+			status, answer, err := w.request(method, path, "words", header...)
+			if status != http.StatusUnauthorized || err != nil || strings.Contains(answer, token.Reveal()) {
+				t.Errorf("%s got %d %s, %v", endPoint, status, answer, err)
+			}
+		}
+	}
+	if status, answer, err := w.request("POST", wire.PathToken, ""); status != http.StatusConflict || err != nil {
+		t.Errorf("the token asked for again: %d %s, %v", status, answer, err)
+	}
+	if w.log.String() != "" || len(w.results) > 0 {
+		t.Errorf("the log is %q, and there are %d results", w.log, len(w.results))
+	}
+	if status, answer, err := w.request("POST", wire.PathReply+"?id="+action.ID, "content", right...); status != http.StatusOK {
+		t.Errorf("the tools' own reply got %d %s, %v", status, answer, err)
+	}
+	if got := <-asked; got.err != nil || got.content != "content" {
+		t.Errorf("the file is %q, %v", got.content, got.err)
+	}
+	if status, answer, err := w.request("PUT", wire.PathFailed, "", right...); status != http.StatusOK {
+		t.Errorf("the tools' own result got %d %s, %v", status, answer, err)
+	}
+	if <-w.results {
+		t.Error("the task is a success")
 	}
 }
 

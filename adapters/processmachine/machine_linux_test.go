@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -318,6 +319,52 @@ func TestFoldersOfAnotherUser(t *testing.T) {
 	}
 	if err := guest.Stop(context.Background()); err != nil {
 		t.Error(err)
+	}
+}
+
+// The token is in a file for guest-tools' own user, in a folder that nobody else may enter; it is no argument,
+// and in no environment.
+func TestTheTokensFile(t *testing.T) {
+	const token = "s3cr3t-of-this-guest"
+	for _, given := range []string{token, ""} {
+		c := config(t, "")
+		var words, log safeBuffer
+		c.Output, c.Logger = &words, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		host := make(calls, 16)
+		guest, err := machine(t, c).Boot(t.Context(), ports.BootOptions{Handler: host, Token: given})
+		if err != nil {
+			t.Fatal(err)
+		}
+		host.await(t, "/engine/v1/ping")
+		folder := onlyFolder(t, c.Folder)
+		path := folder + "/host/token"
+		info, err := os.Lstat(path)
+		if given == "" {
+			if !errors.Is(err, fs.ErrNotExist) || strings.Contains(words.String(), "token") {
+				t.Errorf("without a token there is %v, %v, and guest-tools are started so: %s", info, err, words.String())
+			}
+		} else {
+			text, readErr := os.ReadFile(path)
+			if err != nil || info.Mode() != 0o600 || readErr != nil || string(text) != token+"\n" {
+				t.Errorf("%v, %v: %q, %v", info, err, text, readErr)
+			}
+			if !strings.Contains(words.String(), "--token-file "+path) {
+				t.Errorf("guest-tools are started so: %s", words.String())
+			}
+		}
+		for _, pid := range readPIDs(t, folder+"/tmp/pids") {
+			for _, name := range []string{"cmdline", "environ"} {
+				if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name)); err != nil || strings.Contains(string(text), token) {
+					t.Errorf("%s of %d: %q, %v", name, pid, text, err)
+				}
+			}
+		}
+		if err := guest.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if told := words.String() + log.String(); strings.Contains(told, token) {
+			t.Errorf("it is told: %s", told)
+		}
 	}
 }
 
