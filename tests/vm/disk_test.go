@@ -123,6 +123,7 @@ func TestDisks(t *testing.T) {
 // A host without room for what a guest writes makes its writes fail. QEMU itself would suspend the guest, for
 // good.
 func TestFullHost(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("only root mounts a small file system")
 	}

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -104,6 +105,40 @@ func dispose(t testing.TB, engine ports.Engine) {
 	}
 }
 
+// ownImage gives a machine the image for itself, for tests that run beside others: QEMU is found by its image.
+func ownImage(t *testing.T) func(*qemu.Config) { return imageWith(t, "") }
+
+// imageWith gives a machine the image with another init, a script; empty is the image's own.
+func imageWith(t *testing.T, init string) func(*qemu.Config) {
+	t.Helper()
+	needVM(t)
+	own := image
+	own.Dir = t.TempDir()
+	initrd, err := os.ReadFile(image.InitrdFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if init != "" {
+		file := filepath.Join(t.TempDir(), "init")
+		if err := os.WriteFile(file, []byte(init), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		newer, err := archiveOf(map[string]string{"init": file})
+		if err != nil {
+			t.Fatal(err)
+		}
+		initrd = append(initrd, newer...)
+	}
+	if err := errors.Join(
+		os.WriteFile(own.InitrdFile(), initrd, 0o600),
+		copyFile(own.KernelFile(), image.KernelFile()),
+		vmimage.Write(own.Dir, own.Definition),
+	); err != nil {
+		t.Fatal(err)
+	}
+	return func(c *qemu.Config) { c.Image = own }
+}
+
 // A guest that ends by itself has died within seconds, and its last words tell of what.
 func TestGuestsThatEnd(t *testing.T) {
 	for name, end := range map[string]struct{ script, tells, console string }{
@@ -113,7 +148,8 @@ func TestGuestsThatEnd(t *testing.T) {
 		"memory":   {"tail /dev/zero", "the guest ran out of memory", "panic_on_oom"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			engine := newEngine(t, newMachine(t), 1)
+			t.Parallel()
+			engine := newEngine(t, newMachine(t, ownImage(t)), 1)
 			defer dispose(t, engine)
 			sandbox, out := begin(t, engine, "echo begun; sleep 1; "+end.script+"; sleep 1000", nil)
 			eventually(t, "the task does not begin", func() bool { return strings.Contains(out.String(), "begun") })
@@ -131,6 +167,22 @@ func TestGuestsThatEnd(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A guest that doesn't call in time is given up, and nothing of it is left.
+func TestGuestThatBootsForTooLong(t *testing.T) {
+	engine, err := metaservice.NewEngine(metaservice.Config{
+		BootTimeout: metaservice.Duration(100 * time.Millisecond), TemporaryFolder: t.TempDir(),
+	}, &metaservice.Environment{Machine: newMachine(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dispose(t, engine)
+	sandbox, log := begin(t, engine, "echo begun", nil)
+	outcome := finish(t, sandbox)
+	if outcome.Status != domain.StatusMachineDied || outcome.Err == nil || !strings.Contains(outcome.Err.Error(), "100ms") || log.String() != "" {
+		t.Errorf("%s, %v: %q", outcome.Status, outcome.Err, log)
 	}
 }
 

@@ -3,19 +3,13 @@
 package vm
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/hexworker/metaservice"
 	"github.com/hexworker/metaservice/adapters/qemu"
-	"github.com/hexworker/metaservice/adapters/vmimage"
 	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/domain"
-	"github.com/hexworker/metaservice/ports"
 )
 
 const tokenFile = "/sys/firmware/qemu_fw_cfg/by_name/" + qemu.TokenName + "/raw"
@@ -35,15 +29,20 @@ var requests = []string{
 	"POST " + wire.PathReply + "?id=x", "GET " + wire.PathReply + "?id=x", "GET " + wire.PathPing, "POST " + wire.PathHello,
 }
 
+// handOut is how guest-tools ask a host for a token that no machine hands over: this one has none for them.
+const handOut = "POST " + wire.PathToken
+
 // The firmware has the token for the guest's root, and the host serves nobody who doesn't show it: another
 // user in the guest neither reads the task's secrets nor resolves it.
 func TestTokenIsForRoot(t *testing.T) {
-	engine := engineWith(t, newMachine(t), metaservice.TokenAuto)
+	t.Parallel()
+	engine := newEngine(t, newMachine(t, ownImage(t)), 1)
 	defer dispose(t, engine)
 	var asks strings.Builder
 	for i, request := range requests {
 		fmt.Fprintf(&asks, "ask %s %d & ", request, i)
 	}
+	fmt.Fprintf(&asks, "ask %s x & ", handOut)
 	script := `f=` + tokenFile + `
 wc -c <$f; stat -c '%a %U' $f
 cat >/tmp/ask <<'END'
@@ -61,7 +60,7 @@ su -s /bin/sh nobody -c 'sh /tmp/ask' | sort
 	for _, request := range requests {
 		want = append(want, request+": 401 ")
 	}
-	want = append(want, "65534", "denied")
+	want = append(want, handOut+": 404 ", "65534", "denied")
 	for _, line := range want {
 		if n := strings.Count("\n"+strings.Join(lines, "\n")+"\n", "\n"+line+"\n"); n != 1 {
 			t.Errorf("%q is said %d times", line, n)
@@ -69,16 +68,6 @@ su -s /bin/sh nobody -c 'sh /tmp/ask' | sort
 	}
 	if len(lines) != len(want) || t.Failed() {
 		t.Errorf("the guest says\n%s", log)
-	}
-}
-
-// A guest that has no token is none the worse for a machine that could hand one over.
-func TestTokenOff(t *testing.T) {
-	engine := engineWith(t, newMachine(t), metaservice.TokenOff)
-	defer dispose(t, engine)
-	sandbox, log := begin(t, engine, asker+`ls `+tokenFile+` 2>/dev/null; ask GET `+wire.PathPing, nil)
-	if outcome := finish(t, sandbox); outcome.Status != domain.StatusSuccess || log.String() != "GET "+wire.PathPing+": 200 \n" {
-		t.Errorf("%s, %v: %q", outcome.Status, outcome.Err, log)
 	}
 }
 
@@ -97,45 +86,11 @@ sleep 1000
 
 // Images that were made years ago work as before.
 func TestOldGuest(t *testing.T) {
-	needVM(t)
-	folder := t.TempDir()
-	file := filepath.Join(folder, "init")
-	if err := os.WriteFile(file, []byte(oldInit), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	newer, err := archiveOf(map[string]string{"init": file})
-	if err != nil {
-		t.Fatal(err)
-	}
-	initrd, err := os.ReadFile(image.InitrdFile())
-	if err != nil {
-		t.Fatal(err)
-	}
-	old := image
-	old.Dir = folder
-	if err := errors.Join(
-		os.WriteFile(old.InitrdFile(), append(initrd, newer...), 0o600),
-		copyFile(old.KernelFile(), image.KernelFile()),
-		vmimage.Write(folder, old.Definition),
-	); err != nil {
-		t.Fatal(err)
-	}
-	engine := engineWith(t, newMachine(t, func(c *qemu.Config) { c.Image = old }), metaservice.TokenAuto)
+	t.Parallel()
+	engine := newEngine(t, newMachine(t, imageWith(t, oldInit)), 1)
 	defer dispose(t, engine)
 	sandbox, log := begin(t, engine, "echo SECRET", nil)
 	if outcome := finish(t, sandbox); outcome.Status != domain.StatusSuccess || log.String() != "an old guest has SECRET" {
 		t.Errorf("%s, %v: %q", outcome.Status, outcome.Err, log)
 	}
-}
-
-// engineWith makes an engine with a token, or without.
-func engineWith(t *testing.T, machine ports.Machine, mode metaservice.TokenMode) ports.Engine {
-	t.Helper()
-	engine, err := metaservice.NewEngine(metaservice.Config{
-		MaxConcurrency: 1, BootTimeout: metaservice.Duration(patience), TemporaryFolder: t.TempDir(), Token: mode,
-	}, &metaservice.Environment{Machine: machine})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return engine
 }
