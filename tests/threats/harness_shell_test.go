@@ -124,7 +124,7 @@ type shellConn struct {
 func (r *raid) hello(boot string, features ...domain.Feature) error {
 	hello := domain.Hello{Version: "1", BootID: boot, OS: "linux", Arch: "amd64", Features: features}
 	body := wire.EncodeHello(hello)
-	answer, err := r.ask([]byte("POST " + wire.PathHello + " HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json\r\n" +
+	answer, err := r.ask([]byte("POST " + wire.PathHello + " HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\nContent-Type: application/json\r\n" +
 		sized(int64(len(body))) + string(body)))
 	if err == nil && answer.status != http.StatusOK {
 		err = fmt.Errorf("a hello got %d %s", answer.status, answer.body)
@@ -165,7 +165,7 @@ func (r *raid) connect(action wire.Action) (*shellConn, error) {
 
 // upgrade is a handshake.
 func upgrade(id string) string {
-	return "GET " + wire.PathReply + "?id=" + id + " HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	return "GET " + wire.PathReply + "?id=" + id + " HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAECAwQFBgcICQoLDA0ODw==\r\n" +
 		"Sec-WebSocket-Protocol: " + wsshell.Subprotocol + "\r\n\r\n"
 }

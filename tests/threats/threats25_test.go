@@ -17,7 +17,6 @@ import (
 	"github.com/hexworker/metaservice"
 	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/domain"
-	"github.com/hexworker/metaservice/tests/contract"
 )
 
 func init() { register("cut shells", cutShells) }
@@ -203,10 +202,7 @@ func (h *Host) cutShell(seed uint64, cuts *ShellCuts) error {
 // never lost, and one that has not is never made up.
 func TestThreat25CutMessages(t *testing.T) {
 	t.Parallel()
-	kills := 300
-	if *contract.Long {
-		kills = 10_000
-	}
+	kills := often(300, 10_000)
 	for _, version := range shellVersions {
 		t.Run(version, func(t *testing.T) {
 			h := startHost(t, HostSpec{})
