@@ -4,8 +4,9 @@
 // tests, and for tasks that are trusted as much as whoever starts the host.
 //
 // Guest-tools of root can run the task as another user (Config.Owner); that user can't open the socket,
-// and sees of the host what any user sees. A disk that is full is the task's to notice: its writes
-// fail, and nothing is said beside.
+// nor read the token by which the host knows guest-tools, and sees of the host what any user sees. A task
+// of their own user can do both. A disk that is full is the task's to notice: its writes fail, and nothing
+// is said beside.
 //
 // What it keeps apart is what a clean start needs. The guest talks to its host over a unix socket, and
 // has a folder that is its alone, with a working folder (its HOME) and one for temporary files. Its
