@@ -162,6 +162,14 @@ func (h *host) usage(t *testing.T) Usage {
 	return usage
 }
 
+// counts is usage without the heap.
+func (h *host) counts(t *testing.T) Usage {
+	t.Helper()
+	var usage Usage
+	h.call(t, "Counts", struct{}{}, &usage)
+	return usage
+}
+
 // within waits for what comes in time, whatever the machine does meanwhile.
 func within[T any](t *testing.T, limit time.Duration, what string, c <-chan T) T {
 	t.Helper()
