@@ -4,8 +4,9 @@
 // QEMU is a child of this process and has nothing that it doesn't need: no configuration of the user's, no
 // default devices, no display, no monitor, and its own system call filter switched on. Its one network card
 // is a socket pair to this process, and its console is its standard output, so no file, no socket and no
-// port comes of a guest. What a guest writes to a disk goes into a temporary file that has no name any
-// more. All of it ends when QEMU does, and QEMU ends when this process does, however that ends.
+// port comes of a guest. What a guest writes to a disk goes into a temporary file that never had a name, and
+// its token comes through a pipe. All of it ends when QEMU does, and QEMU ends when this process does,
+// however that ends.
 //
 // The network at the card's other end is adapters/vmnet's; Config.Serve serves what it listens for. Images
 // are adapters/vmimage's.
