@@ -345,3 +345,19 @@ kill $peer
 		t.Errorf("%s, %v: %s", outcome.Status, outcome.Err, said)
 	}
 }
+
+// A guest that can't bring its network up is gone in seconds, and its last words are in the error.
+func TestFaultAtBoot(t *testing.T) {
+	for option, want := range map[string]string{
+		"metaservice.net=bootp":         "it must be static or dhcp",
+		"metaservice.gateway=192.0.2.1": "192.0.2.1 can't be the gateway",
+	} {
+		t.Run(option, func(t *testing.T) {
+			t.Parallel()
+			machine := newMachine(t, func(c *qemu.Config) { c.Image.Append += " " + option })
+			if outcome, _ := run(t, machine, "true"); outcome.Status != domain.StatusMachineDied || !strings.Contains(fmt.Sprint(outcome.Err), want) {
+				t.Errorf("%s, %v", outcome.Status, outcome.Err)
+			}
+		})
+	}
+}

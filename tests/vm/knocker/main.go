@@ -26,7 +26,7 @@ func main() {
 // run takes a word that is to arrive, a port, and addresses.
 func run(args []string) error {
 	if len(args) < 3 {
-		return errors.New("usage: knocker WORD PORT ADDRESS...")
+		return errors.New("usage: knocker WORD PORT ADDRESSES")
 	}
 	port, err := strconv.ParseUint(args[1], 10, 16)
 	if err != nil {
