@@ -3,6 +3,7 @@ package hostclient
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -165,11 +166,15 @@ func artifactBody(up *upload, file ports.File) (io.Reader, int64, error) {
 // one write in place of two, and the host reads it so. A file that has just been cut short goes out as it
 // is now, which is whole too.
 func smallBody(file io.Reader, size int64) (io.Reader, int64, error) {
-	content, err := io.ReadAll(io.LimitReader(file, size))
-	if err != nil || len(content) == 0 {
+	content := make([]byte, size)
+	n, err := io.ReadFull(file, content)
+	if n == 0 && err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	if err != nil || n == 0 {
 		return nil, 0, err
 	}
-	return bytes.NewReader(content), int64(len(content)), nil
+	return bytes.NewReader(content[:n]), int64(n), nil
 }
 
 // send makes a reply with a body, and returns when net/http has let go of it.

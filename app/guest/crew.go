@@ -73,6 +73,13 @@ func (c *crew) take(action domain.Action) bool {
 	return true
 }
 
+// several tells whether more than one action runs.
+func (c *crew) several() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.busy > 1
+}
+
 func (c *crew) remember(id domain.ActionID) {
 	c.seen[id] = true
 	if len(c.order) < maxSeen {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/hexworker/metaservice/domain"
@@ -16,8 +17,32 @@ import (
 // whatever reason, must not keep a core busy.
 const leastPoll = 100 * time.Millisecond
 
+// morePolls is how many polls there are beside the first while the host asks for several things at a time:
+// one poll after the other brings no more actions than there are round trips. A host parks four.
+const morePolls = 2
+
+// pollers are the polls beside the first.
+type pollers struct {
+	room chan struct{} // holds one for each
+	all  sync.WaitGroup
+}
+
+// begin calls poll on a goroutine of its own, unless there are enough of them.
+func (p *pollers) begin(poll func()) {
+	select {
+	case p.room <- struct{}{}:
+		p.all.Go(func() {
+			poll()
+			<-p.room
+		})
+	default:
+	}
+}
+
 // servePolls asks for actions until ctx ends.
 func (g *Guest) servePolls(ctx context.Context) {
+	more := pollers{room: make(chan struct{}, morePolls)}
+	defer more.all.Wait()
 	var pause backoff
 	refused := false
 	for ctx.Err() == nil {
@@ -45,16 +70,41 @@ func (g *Guest) servePolls(ctx context.Context) {
 		case unusable:
 			g.log.Warn("the host asks for something that this version can't do; it is not answered", "error", err)
 		case action.Kind() != domain.KindNone:
-			if g.crew.take(action) {
-				runtime.Gosched() // the action first, and then the next poll: somebody waits for the one
+			if g.take(action) {
+				if g.crew.several() {
+					more.begin(func() { g.pollMore(ctx) })
+				}
 				continue
 			}
-			g.log.Warn("an action came twice, or is one too many; it is passed over", "action", action)
 		}
 		if rest := leastPoll - time.Since(start); rest > 0 {
 			sleep(ctx, rest)
 		}
 	}
+}
+
+// pollMore asks for actions as long as there are any. What goes wrong is for the first poll to see to.
+func (g *Guest) pollMore(ctx context.Context) {
+	for ctx.Err() == nil {
+		var action domain.Action
+		err := g.link.call(ctx, func() (err error) {
+			action, err = g.config.Host.Poll(ctx)
+			return err
+		})
+		if err != nil || action.Kind() == domain.KindNone || !g.take(action) {
+			return
+		}
+	}
+}
+
+// take has the crew take an action.
+func (g *Guest) take(action domain.Action) bool {
+	if !g.crew.take(action) {
+		g.log.Warn("an action came twice, or is one too many; it is passed over", "action", action)
+		return false
+	}
+	runtime.Gosched() // the action first, and then the next poll: somebody waits for the one
+	return true
 }
 
 // act does what the host asks for, and answers it.
