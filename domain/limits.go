@@ -26,7 +26,7 @@ type Limits struct {
 	LogEnd  time.Duration // for open log bodies to end once the task has its result; default 10 s
 
 	Actions int // waiting at once, for a poll or a reply; default 4,096
-	Polls   int // parked at once; default 4: a guest has one, and some that died unnoticed. One more ends the oldest
+	Polls   int // parked at once; default 4: a guest's tools have 3, and one may have died unnoticed. One more ends the oldest
 	Logs    int // log bodies open at once; default 64. One more is refused, and may be tried again
 
 	Tries int // of one action; default 3

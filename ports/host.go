@@ -84,6 +84,14 @@ type Storage interface {
 	Create(size int64) (Upload, error)
 }
 
+// StorageWithSpace is a Storage that can tell how much room there is.
+type StorageWithSpace interface {
+	Storage
+	// Space is how many bytes of the disk are free to whoever stores here, and how many it has. An error means
+	// that it can't be told.
+	Space() (free, disk int64, err error)
+}
+
 // Upload is one file being received, by one goroutine at a time. Close before Commit drops its bytes;
 // after Commit it does nothing. Whoever created it closes it.
 type Upload interface {

@@ -58,6 +58,8 @@ type handler struct {
 	api     ports.GuestAPI
 	log     *slog.Logger
 	results repeated // that were not taken
+	large   repeated // bodies that were too large
+	logs    repeated // log bodies that were too many
 }
 
 func (h *handler) noSuchEndPoint(w http.ResponseWriter, r *http.Request) {
@@ -106,6 +108,10 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		h.log.Debug("a guest's request failed", "endpoint", r.Pattern, "error", err)
 	}
 	switch refusal.Code {
+	case domain.CodePayloadTooLarge:
+		if time, told := h.large.again(); told {
+			h.log.Warn("a body of the guest was refused", "why", err, "time", time)
+		}
 	case domain.CodeTooManyRequests:
 		w.Header().Set("Retry-After", "1")
 	case domain.CodeUnauthorized:
@@ -180,7 +186,12 @@ func (h *handler) appendLog(w http.ResponseWriter, r *http.Request) {
 	err := h.api.Log(r.Context(), claimedReader{r.Body, func() { entryOf(r).claim(r.Context()) }})
 	switch {
 	case err == nil:
-	case errors.Is(err, domain.ErrLog), errors.Is(err, domain.ErrConflict), errors.Is(err, domain.ErrTooMany):
+	case errors.Is(err, domain.ErrTooMany):
+		if time, told := h.logs.again(); told {
+			h.log.Warn("a log body was refused for now", "why", err, "time", time)
+		}
+		h.refuse(w, r, err)
+	case errors.Is(err, domain.ErrLog), errors.Is(err, domain.ErrConflict):
 		h.refuse(w, r, err)
 	default: // the body broke off: there is nobody to answer
 		panic(http.ErrAbortHandler)

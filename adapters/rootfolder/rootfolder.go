@@ -109,4 +109,7 @@ func (u *upload) closeFile() error {
 	return u.file.Close()
 }
 
-var _ ports.Folder = (*Folder)(nil)
+var (
+	_ ports.Folder           = (*Folder)(nil)
+	_ ports.StorageWithSpace = storage{}
+)

@@ -156,4 +156,4 @@ func (r reader) Seek(off int64, whence int) (int64, error) { return r.file.Seek(
 func (r reader) WriteTo(w io.Writer) (int64, error)        { return r.file.WriteTo(w) }
 func (r reader) Close() error                              { return r.file.Close() }
 
-var _ ports.Storage = (*Storage)(nil)
+var _ ports.StorageWithSpace = (*Storage)(nil)

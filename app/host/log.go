@@ -25,7 +25,7 @@ func (s *Service) Log(ctx context.Context, body io.Reader) error {
 	}
 	if s.book.Open() >= s.limits.Logs {
 		s.mu.Unlock()
-		return fmt.Errorf("%w: %d log bodies are open", domain.ErrTooMany, s.limits.Logs)
+		return fmt.Errorf("%w: %d log bodies are open, which the limit Logs allows", domain.ErrTooMany, s.limits.Logs)
 	}
 	s.book.Begin()
 	s.mu.Unlock()
@@ -239,7 +239,11 @@ func (s *Service) closeLog(patience time.Duration) domain.LogSummary {
 	defer s.mu.Unlock()
 	s.bookClosed = true
 	s.book.Fail(blocked)
-	return s.book.Summary()
+	summary := s.book.Summary()
+	if summary.Cut > 0 {
+		s.log.Warn("the log was cut: the guest wrote more than the limit LogBytes allows", "limit", s.limits.LogBytes, "cut", summary.Cut)
+	}
+	return summary
 }
 
 func (s *Service) whenLogsEnded() <-chan struct{} {

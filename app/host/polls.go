@@ -69,6 +69,9 @@ func (s *Service) park() (domain.Ticket, chan domain.Action) {
 	if old, ok := s.parked[evicted]; ok {
 		delete(s.parked, evicted)
 		old <- domain.Action{}
+		if s.manyPolls.again() {
+			s.log.Warn("a poll was ended: the guest has more at once than the limit Polls allows", "limit", s.limits.Polls, "time", s.manyPolls)
+		}
 	}
 	s.match()
 	return ticket, mail

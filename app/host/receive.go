@@ -32,6 +32,10 @@ func (s *Service) receiveArtifact(ctx context.Context, a *ask, storage ports.Sto
 	if reply.Size > tooLarge.Max {
 		return nil, tooLarge
 	}
+	space := s.spaceOf(storage)
+	if err := space.check(max(reply.Size, 0)); err != nil {
+		return nil, fmt.Errorf("%w: %w", domain.ErrStorage, err)
+	}
 	upload, err := storage.Create(reply.Size)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", domain.ErrStorage, err)
@@ -39,7 +43,7 @@ func (s *Service) receiveArtifact(ctx context.Context, a *ask, storage ports.Sto
 	defer upload.Close() // after Commit it does nothing
 	body, done := s.paced(ctx, a, reply.Body)
 	defer done()
-	if err := spool(upload, &limitedReader{r: body, left: tooLarge.Max, err: tooLarge}); err != nil {
+	if err := spool(space.writer(upload), &limitedReader{r: body, left: tooLarge.Max, err: tooLarge}); err != nil {
 		return nil, err
 	}
 	file, err := upload.Commit()

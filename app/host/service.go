@@ -76,6 +76,8 @@ type Service struct {
 	executed   bool // the guest has asked what to run
 	hellos     seldom
 	brokenLogs seldom
+	fullDisks  seldom
+	manyPolls  seldom
 	access     domain.Access
 	proved     bool   // a request has shown the token
 	strangers  seldom // requests that did not
