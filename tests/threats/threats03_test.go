@@ -139,7 +139,7 @@ func endlessLog(r *raid) error {
 func TestThreat04EndlessLog(t *testing.T) {
 	t.Parallel()
 	const (
-		limit = 1 << 20
+		limit = 256 << 10
 		lasts = 2 * time.Second
 	)
 	measure := func(t *testing.T, chunk int) (cpu time.Duration, read int64) {
