@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"testing"
@@ -222,4 +223,39 @@ func (s *shellConn) drain(answer bool) {
 			_ = s.send(frame(opPong, f.payload...))
 		}
 	}
+}
+
+// AddGuest is a further guest of a host, with options that those of Start don't have.
+type AddGuest struct {
+	Limits metaservice.Limits
+	Token  metaservice.TokenMode
+}
+
+// AddGuest adds one, whose log goes to a record that checks what is in it, and tells its address.
+func (h *Host) AddGuest(add AddGuest, address *string) error {
+	outcome := make(chan metaservice.Outcome, 1)
+	service, err := metaservice.NewWithError([]string{"true"}, map[string]string{"SECRET": "hunter2"}, nil, nil,
+		&metaservice.Environment{Logger: slog.New(strictLog{})},
+		metaservice.WithLimits(add.Limits), metaservice.WithToken(add.Token),
+		metaservice.WithOutcome(func(o metaservice.Outcome) { outcome <- o }))
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	h.services, h.outcomes = append(h.services, service), append(h.outcomes, outcome)
+	*address = listener.Addr().String()
+	h.running.Go(func() { service.Serve(h.life, countedListener{listener, &h.counts}) })
+	return nil
+}
+
+// add adds a guest, and returns its number.
+func (h *host) add(t *testing.T, guest AddGuest) int {
+	t.Helper()
+	var address string
+	h.call(t, "AddGuest", guest, &address)
+	h.guests = append(h.guests, address)
+	return len(h.guests) - 1
 }
