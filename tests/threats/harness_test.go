@@ -48,8 +48,9 @@ func often(short, long int) int {
 	return short
 }
 
-// play starts this binary in a role, in a folder. It dies with the test, and is killed at its end.
-func play(t *testing.T, role, folder string) (stdin io.WriteCloser, stdout io.ReadCloser, process *exec.Cmd) {
+// play starts this binary in a role, in a folder, and in namespaces of its own if any. It dies with the test,
+// and is killed at its end.
+func play(t *testing.T, role, folder string, unshare uintptr) (stdin io.WriteCloser, stdout io.ReadCloser, process *exec.Cmd) {
 	t.Helper()
 	binary, err := os.Executable()
 	if err != nil {
@@ -59,7 +60,7 @@ func play(t *testing.T, role, folder string) (stdin io.WriteCloser, stdout io.Re
 	process.Dir = folder
 	process.Env = append(os.Environ(), roleName+"="+role)
 	process.Stderr = os.Stderr
-	process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Unshareflags: unshare}
 	stdin, err = process.StdinPipe()
 	if err == nil {
 		stdout, err = process.StdoutPipe()
@@ -94,7 +95,12 @@ func startHost(t *testing.T, spec HostSpec) *host {
 	}
 	t.Cleanup(func() { os.RemoveAll(folder) })
 	spec.Folder = folder
-	stdin, stdout, _ := play(t, "host", folder)
+	var unshare uintptr
+	if spec.Disk > 0 {
+		needRoot(t)
+		unshare = syscall.CLONE_NEWNS
+	}
+	stdin, stdout, _ := play(t, "host", folder, unshare)
 	h := &host{folder: folder, spec: spec, client: jsonrpc.NewClient(stdio{stdout, stdin})}
 	if err := h.client.Call("Host.Start", spec, &h.guests); err != nil {
 		t.Fatal(err)
@@ -215,7 +221,7 @@ func attackGuest(t *testing.T, h *host, guest int, name string, args map[string]
 	if attackers[name] == nil {
 		t.Fatalf("there is no attacker %q", name)
 	}
-	stdin, stdout, _ := play(t, "attacker", h.folder)
+	stdin, stdout, _ := play(t, "attacker", h.folder, 0)
 	a := &attacker{name: name, stdin: stdin, said: make(chan string, 1<<16), tally: make(chan Tally, 1)}
 	if err := json.NewEncoder(stdin).Encode(raidSpec{Name: name, Network: h.spec.Network, Address: h.guests[guest], Args: args}); err != nil {
 		t.Fatal(err)

@@ -33,6 +33,7 @@ type HostSpec struct {
 	Guests  int    // 0 is 1: services in this one process, each with an address of its own
 	Limits  metaservice.Limits
 	Files   uint64 // RLIMIT_NOFILE; 0 leaves it
+	Disk    int    // MiB of the disk that artifacts are kept on, which is a small one then; 0 is any. Root alone can have one
 	Folder  string // set by startHost
 }
 
@@ -86,6 +87,11 @@ func (h *Host) Start(spec HostSpec, addresses *[]string) error {
 	logger := slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if err := os.Mkdir(filepath.Join(spec.Folder, artifacts), 0o700); err != nil {
 		return err
+	}
+	if spec.Disk > 0 { // in a namespace of mounts that ends with this process
+		if err := syscall.Mount("threats", filepath.Join(spec.Folder, artifacts), "tmpfs", 0, fmt.Sprintf("size=%dm", spec.Disk)); err != nil {
+			return err
+		}
 	}
 	storage, err := metaservice.NewTemporaryStorage(filepath.Join(spec.Folder, artifacts))
 	if err != nil {

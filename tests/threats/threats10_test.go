@@ -204,6 +204,42 @@ func TestThreat11DiskFill(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a small disk", func(t *testing.T) {
+		t.Parallel()
+		const (
+			disk  = 96
+			free  = 32
+			every = 16 // after which the host looks at its disk again
+		)
+		h := startHost(t, HostSpec{Disk: disk, Limits: metaservice.Limits{DiskFree: free << 20, Reply: 10 * time.Second}})
+		for _, size := range []int64{0, (disk-free)<<20 + 1} {
+			a := attack(t, h, "too large", map[string]string{"size": fmt.Sprint(size)})
+			before := h.counts(t)
+			g := within(t, time.Minute, "the caller", h.artifact(t, "/file"))
+			read := h.counts(t).Read - before.Read
+			t.Logf("%d KiB were read, %q", read>>10, g.Text)
+			if !g.is(domain.ErrStorage) || strings.Count(g.Text, "DiskFree") != 1 {
+				t.Errorf("the caller got %d bytes, %q", g.Size, g.Text)
+			}
+			most := int64(disk-free+every+2) << 20
+			if size > 0 {
+				most = 1 << 20
+			}
+			if read > most {
+				t.Errorf("%d bytes were read, %d at most", read, most)
+			}
+			var stored Stored
+			if h.call(t, "Stored", struct{}{}, &stored); stored.Files > 0 {
+				t.Errorf("%d files are left", stored.Files)
+			}
+			a.stop(t)
+		}
+		good := attack(t, h, "good guest", nil)
+		if g := within(t, time.Minute, "the caller", h.artifact(t, "/file")); string(g.Begin) != "content" {
+			t.Errorf("then it got %q, %q", g.Begin, g.Text)
+		}
+		good.stop(t)
+	})
 }
 
 // pattern is the content of the artifacts of threat 12.
