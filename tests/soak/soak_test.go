@@ -15,19 +15,25 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/hexworker/metaservice"
+	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/metaservicetest"
 	"github.com/hexworker/metaservice/tests/contract"
 )
 
-var seed = flag.Uint64("seed", 0, "the seed of the choices; 0 is a new one")
+var (
+	seed     = flag.Uint64("seed", 0, "the seed of the choices; 0 is a new one")
+	duration = flag.Duration("duration", 0, "how long each machine is run; 0 is 5 s, 20 s where CI is set, and 5 minutes with -long")
+)
 
 // marker is in the environment of every process that a run starts, so that those which are left can be
 // found.
@@ -35,10 +41,12 @@ const marker = "METASERVICE_SOAK"
 
 func lasts() time.Duration {
 	switch {
+	case *duration > 0:
+		return *duration
 	case *contract.Long:
 		return 5 * time.Minute
 	case os.Getenv("CI") != "":
-		return 30 * time.Second
+		return 20 * time.Second
 	}
 	return 5 * time.Second
 }
@@ -76,7 +84,7 @@ func TestGuestsOnTheProcessMachine(t *testing.T) {
 	}
 	run := fmt.Sprintf("%s of %d", t.Name(), os.Getpid())
 	soak(t, 50, nil, metaservice.Config{GuestTools: tools}, func(p plan) metaservice.Payload {
-		return metaservice.Payload{Command: p.Shell(), Env: map[string]string{marker: run}}
+		return metaservice.Payload{Command: p.Shell(), Env: map[string]string{marker: run, victim: p.name}}
 	})
 	if left := processesOf(run); len(left) > 0 {
 		t.Errorf("processes are left: %v", left)
@@ -92,13 +100,17 @@ type plan struct {
 	abort   time.Duration // from the start on; 0 is never
 	discard bool          // it is never started
 	file    bool          // its file is brought out, where there is a guest
+	folder  bool          // so is the folder in which that is
+	shell   bool          // there is a shell beside the task
+	murder  time.Duration // from the start on its guest-tools are killed, if they can be found; 0 is never
+	name    string        // in the environment of the task whose guest-tools are killed
 }
 
 // choose makes a plan that comes to an end.
 func choose(random *rand.Rand, mayDie bool) plan {
 	moment := func() time.Duration { return time.Duration(1 + random.Int64N(int64(60*time.Millisecond))) }
 	often := func(percent int) bool { return random.IntN(100) < percent }
-	p := plan{file: often(30)}
+	p := plan{file: often(30), folder: often(10)}
 	p.Files = map[string]string{"out/x": "content"}
 	p.Print = strings.Repeat("a line\n", random.IntN(100))
 	switch kind := random.IntN(10); {
@@ -115,6 +127,12 @@ func choose(random *rand.Rand, mayDie bool) plan {
 			p.IgnoreKill = 100 * time.Millisecond
 		}
 	}
+	if !mayDie {
+		p.shell = often(20)
+		if often(5) { // they are looked for among all processes of the system
+			p.murder, p.name, p.UntilKilled = moment(), fmt.Sprintf("%x", random.Uint64()), true
+		}
+	}
 	if often(25) {
 		p.timeout = moment()
 	}
@@ -124,7 +142,7 @@ func choose(random *rand.Rand, mayDie bool) plan {
 	if often(20) {
 		p.abort = moment()
 	}
-	if p.UntilKilled && p.timeout+p.kill+p.abort == 0 {
+	if p.UntilKilled && p.timeout+p.kill+p.abort+p.murder == 0 {
 		p.kill = moment()
 	}
 	return p
@@ -164,7 +182,7 @@ func soak(t *testing.T, workers int, machine metaservice.Machine, config metaser
 	for i := range workers {
 		all.Go(func() { r.work(rand.New(rand.NewPCG(chosen, uint64(i)))) })
 	}
-	<-time.After(lasts())
+	use := sampleFor(lasts())
 	close(r.disposed) // what runs just now is ended by the engine's end
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -173,6 +191,7 @@ func soak(t *testing.T, workers int, machine metaservice.Machine, config metaser
 	}
 	all.Wait()
 	fmt.Printf("%s: seed %d, %d sandboxes at once for %s: %s\n", t.Name(), chosen, workers, lasts(), r.account())
+	use.judge(t)
 
 	if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {
 		t.Errorf("files are left: %v, %v", left, err)
@@ -195,7 +214,7 @@ func (r *run) account() string {
 	if total == 0 {
 		r.Error("not one sandbox was run")
 	}
-	return fmt.Sprintf("%d ended%s", total, text.String())
+	return strings.TrimPrefix(text.String(), ", ")
 }
 
 func (r *run) count(what string) {
@@ -291,7 +310,27 @@ func (r *run) follow(p plan, sandbox metaservice.Sandbox) {
 		return f()
 	}
 	var killed, aborted error
+	var murdered bool
 	var callers, waiters sync.WaitGroup
+	callers.Go(func() {
+		_ = call(p.murder, func() error {
+			tick := time.NewTicker(20 * time.Millisecond)
+			defer tick.Stop()
+			for !murdered {
+				murdered = murder(p.name)
+				select {
+				case <-tick.C:
+				case <-ended:
+					return nil
+				}
+			}
+			r.count("guest-tools killed")
+			return nil
+		})
+	})
+	if p.shell {
+		callers.Go(func() { r.talk(sandbox) })
+	}
 	callers.Go(func() { killed = call(p.kill, sandbox.Kill) })
 	callers.Go(func() { aborted = call(p.abort, sandbox.Abort) })
 	var ends [2]end
@@ -307,7 +346,7 @@ func (r *run) follow(p plan, sandbox metaservice.Sandbox) {
 		r.Errorf("one sandbox ended as %s and as %s", status, other)
 	}
 	if ok {
-		r.judge(p, status, killed, aborted)
+		r.judge(p, status, killed, aborted, murdered)
 		r.count(status.String())
 	} else {
 		r.count("ended by the engine")
@@ -320,7 +359,7 @@ func (r *run) follow(p plan, sandbox metaservice.Sandbox) {
 }
 
 // judge holds a status to what was done.
-func (r *run) judge(p plan, status metaservice.Status, killed, aborted error) {
+func (r *run) judge(p plan, status metaservice.Status, killed, aborted error, murdered bool) {
 	var allowed []metaservice.Status
 	switch {
 	case aborted == nil:
@@ -340,6 +379,9 @@ func (r *run) judge(p plan, status metaservice.Status, killed, aborted error) {
 	}
 	if r.ending() {
 		allowed = append(allowed, metaservice.StatusAborted)
+	}
+	if murdered && aborted != nil {
+		allowed = append(allowed, metaservice.StatusMachineDied)
 	}
 	if !slices.Contains(allowed, status) {
 		r.Errorf("a sandbox ended as %s, it may only as %v; Kill: %v, Abort: %v, the plan: %+v", status, allowed, killed, aborted, p)
@@ -364,8 +406,58 @@ func (r *run) release(p plan, result metaservice.ResultSet) {
 			r.Errorf("ExtractFile: %v", err)
 		}
 	}
+	if p.folder {
+		r.bringFolder(result)
+	}
 	if err := result.Dispose(); err != nil {
 		r.Errorf("Dispose: %v", err)
+	}
+}
+
+// bringFolder brings the folder out.
+func (r *run) bringFolder(result metaservice.ResultSet) {
+	var mu sync.Mutex
+	got := make(map[string]string)
+	err := result.ExtractFolder(context.Background(), "out", func(name string, file io.ReadSeeker) error {
+		content, err := io.ReadAll(file)
+		mu.Lock()
+		defer mu.Unlock()
+		got[name] = string(content)
+		return err
+	})
+	whole := result.Outcome().Status == metaservice.StatusSuccess
+	switch {
+	case err == nil && whole && (len(got) != 1 || got["x"] != "content"):
+		r.Errorf("the folder holds %q", got)
+	case err == nil:
+		r.count("folders")
+	case whole && !errors.Is(err, metaservice.ErrSandboxTerminated):
+		r.Errorf("ExtractFolder: %v", err)
+	}
+}
+
+// talk has a shell beside the task, which may end it at any time.
+func (r *run) talk(sandbox metaservice.Sandbox) {
+	shell, err := sandbox.OpenShell(context.Background(), metaservice.ShellSpec{Command: []string{"sh", "-c", "cat; echo shell; exit 3"}})
+	if err != nil {
+		r.count("shells too late")
+		return
+	}
+	defer shell.Abort()                        // too late is fine
+	go io.Copy(io.Discard, shell.StderrPipe()) // ends with the shell
+	io.WriteString(shell.StdinPipe(), "typed\n")
+	shell.StdinPipe().Close()
+	output, readErr := io.ReadAll(shell.StdoutPipe())
+	result, err := shell.Result(context.Background())
+	switch {
+	case err != nil:
+		r.count("shells that were ended")
+	case result.Report != nil && result.Report.Reason != domain.ReasonExited: // with the task
+		r.count("shells that were ended")
+	case string(output) != "typed\nshell\n" || readErr != nil || result.Report == nil || result.Report.ExitCode != 3:
+		r.Errorf("a shell ended with %+v and %q, %v", result.Report, output, readErr)
+	default:
+		r.count("shells")
 	}
 }
 
@@ -380,15 +472,50 @@ func openFiles() []string {
 	return open
 }
 
+// victim is in the environment of a task whose guest-tools are to be killed.
+const victim = "METASERVICE_SOAK_VICTIM"
+
+// murder kills the guest-tools of a task, and tells whether it found any.
+func murder(name string) (found bool) {
+	for _, pid := range withVariable(victim, name) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue
+		}
+		var parent int
+		var state string
+		if _, err := fmt.Sscan(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), &state, &parent); err != nil {
+			continue
+		}
+		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", parent))
+		if err == nil && filepath.Base(exe) == "guest-tools" && syscall.Kill(parent, syscall.SIGKILL) == nil {
+			found = true
+		}
+	}
+	return found
+}
+
 // processesOf finds the processes that have a run's marker in their environment.
 func processesOf(run string) []string {
 	var found []string
+	for _, pid := range withVariable(marker, run) {
+		command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		found = append(found, strings.ReplaceAll(string(command), "\x00", " "))
+	}
+	return found
+}
+
+// withVariable finds the processes that have a variable in their environment.
+func withVariable(name, value string) []int {
+	var found []int
 	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, path := range environs {
 		environ, err := os.ReadFile(path)
-		if err == nil && strings.Contains(string(environ), marker+"="+run+"\x00") {
-			command, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
-			found = append(found, strings.ReplaceAll(string(command), "\x00", " "))
+		if err != nil || !strings.Contains("\x00"+string(environ), "\x00"+name+"="+value+"\x00") {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+			found = append(found, pid)
 		}
 	}
 	return found
