@@ -45,6 +45,15 @@ func TestTheAddressIsTheOneThatTheHostExpects(t *testing.T) {
 	}
 }
 
+func TestTheAddressMayBeOneOfIPv6(t *testing.T) {
+	t.Parallel()
+	g := boot(t, setup{acts: "look exit", line: "metaservice.address=2001:db8::2/64 metaservice.gateway=2001:db8::1\n"})
+	g.end()
+	if said := g.said(); !strings.Contains(said, "address: 2001:db8::2/64") || !strings.Contains(said, "gateway: 2001:db8::1\n") {
+		t.Errorf("the network is\n%s", said)
+	}
+}
+
 func TestOrphansAreReapedAndOwnChildrenAreNot(t *testing.T) {
 	t.Parallel()
 	g := boot(t, setup{acts: "orphan exit"})

@@ -183,11 +183,11 @@ func look() {
 	}
 	link, _ := netlink.LinkByName("lo")
 	fmt.Println("lo:", link.Attrs().Flags&1 != 0)
-	addresses, _ := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addresses, _ := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	for _, address := range addresses {
 		fmt.Println("address:", address.IPNet, address.Label)
 	}
-	routes, _ := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, _ := netlink.RouteList(nil, netlink.FAMILY_ALL)
 	for _, route := range routes {
 		if route.Gw != nil {
 			fmt.Println("gateway:", route.Gw)

@@ -8,9 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
-	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // resolvFile says who looks names up.
@@ -21,23 +22,23 @@ const linkPatience = 10 * time.Second
 
 // setUpNetwork brings up lo and the one network device that a guest has.
 func setUpNetwork(o options) error {
-	if lo, err := netlink.LinkByName("lo"); err != nil {
+	if lo, err := net.InterfaceByName("lo"); err != nil {
 		say("no lo: %v", err)
-	} else if err := netlink.LinkSetUp(lo); err != nil {
+	} else if err := setUp(*lo); err != nil {
 		say("lo can't be brought up: %v", err)
 	}
 	link, err := awaitLink(linkPatience)
 	if err != nil {
 		return err
 	}
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("%s can't be brought up: %w", link.Attrs().Name, err)
+	if err := setUp(link); err != nil {
+		return fmt.Errorf("%s can't be brought up: %w", link.Name, err)
 	}
 	if o.dhcp {
-		if addresses, err := netlink.AddrList(link, netlink.FAMILY_V4); err == nil && len(addresses) > 0 {
+		if hasAddress(link) {
 			return nil // the initramfs has asked already
 		}
-		return askDHCP(link.Attrs().Name)
+		return askDHCP(link.Name)
 	}
 	if err := configure(link, o); err != nil {
 		return err
@@ -52,45 +53,44 @@ func setUpNetwork(o options) error {
 }
 
 // awaitLink waits for the network's device.
-func awaitLink(patience time.Duration) (netlink.Link, error) {
+func awaitLink(patience time.Duration) (net.Interface, error) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(patience); ; <-tick.C {
-		links, err := netlink.LinkList()
+		links, err := net.Interfaces()
 		if err != nil {
-			return nil, fmt.Errorf("network devices can't be listed: %w", err)
+			return net.Interface{}, fmt.Errorf("network devices can't be listed: %w", err)
 		}
-		card, other := pick(links, hasHardware)
-		if card != nil {
+		card, other := pick(links, hasHardware, isPair)
+		if card.Index != 0 {
 			return card, nil
 		}
 		if time.Now().Before(deadline) {
 			continue
 		}
-		if other != nil {
+		if other.Index != 0 {
 			return other, nil
 		}
-		return nil, fmt.Errorf("there was no network device in %v: its driver may be missing in the image", patience)
+		return net.Interface{}, fmt.Errorf("there was no network device in %v: its driver may be missing in the image", patience)
 	}
 }
 
 // pick picks the network's device: the first with hardware behind it, or one end of a pair, which is what a
 // container has in its place. Drivers make others by themselves, such as for tunnels, which lead nowhere: the first
-// of them is for want of anything better.
-func pick(links []netlink.Link, hardware func(name string) bool) (card, other netlink.Link) {
-	var pair netlink.Link
+// of them is for want of anything better. The zero device is none.
+func pick(links []net.Interface, hardware, pair func(name string) bool) (card, other net.Interface) {
 	for _, link := range links {
 		switch {
-		case link.Attrs().Flags&net.FlagLoopback != 0:
-		case hardware(link.Attrs().Name):
-			return link, nil
-		case link.Type() == "veth" && pair == nil:
-			pair = link
-		case other == nil:
+		case link.Flags&net.FlagLoopback != 0:
+		case hardware(link.Name):
+			return link, net.Interface{}
+		case card.Index == 0 && pair(link.Name):
+			card = link
+		case other.Index == 0:
 			other = link
 		}
 	}
-	return pair, other
+	return card, other
 }
 
 // hasHardware tells whether a device is a card, if perhaps a virtual machine's.
@@ -99,20 +99,35 @@ func hasHardware(name string) bool {
 	return err == nil
 }
 
+// isPair tells whether a device is one end of a pair of virtual ones.
+func isPair(name string) bool {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(socket)
+	driver, err := unix.IoctlGetEthtoolDrvinfo(socket, name)
+	return err == nil && unix.ByteSliceToString(driver.Driver[:]) == "veth"
+}
+
+// hasAddress tells whether a device has an IPv4 address.
+func hasAddress(link net.Interface) bool {
+	addresses, _ := link.Addrs()
+	return slices.ContainsFunc(addresses, func(a net.Addr) bool {
+		prefix, err := netip.ParsePrefix(a.String())
+		return err == nil && prefix.Addr().Is4()
+	})
+}
+
 // configure gives a link its address, and the way out.
-func configure(link netlink.Link, o options) error {
-	address := &netlink.Addr{IPNet: &net.IPNet{
-		IP:   o.address.Addr().AsSlice(),
-		Mask: net.CIDRMask(o.address.Bits(), o.address.Addr().BitLen()),
-	}}
-	if err := netlink.AddrReplace(link, address); err != nil {
-		return fmt.Errorf("%s can't have the address %s: %w", link.Attrs().Name, o.address, err)
+func configure(link net.Interface, o options) error {
+	if err := setAddress(link, o.address); err != nil {
+		return fmt.Errorf("%s can't have the address %s: %w", link.Name, o.address, err)
 	}
 	if o.gateway == (netip.Addr{}) {
 		return nil
 	}
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: o.gateway.AsSlice()}
-	if err := netlink.RouteReplace(route); err != nil {
+	if err := setGateway(link, o.gateway); err != nil {
 		return fmt.Errorf("%s can't be the gateway: %w", o.gateway, err)
 	}
 	return nil
