@@ -181,6 +181,19 @@ func (c *frameConn) hurry(deadline time.Time) {
 	}
 }
 
+// hurried is for what has got out in the time that hurry gave it: what follows has until then. A bound that came
+// meanwhile counts.
+func (c *frameConn) hurried(until time.Time) {
+	if last := c.last.Load(); last != nil && c.last.CompareAndSwap(last, &until) {
+		for last = &until; ; last = c.last.Load() {
+			_ = c.Conn.SetWriteDeadline(*last)
+			if c.last.Load() == last {
+				return
+			}
+		}
+	}
+}
+
 // next reads a message that is in one frame, as almost all are, into a block, behind headRoom. It is nil where
 // what comes is for the library: a close frame, a fragment, text, or what can't be.
 func (c *frameConn) next() (*block, error) {

@@ -326,6 +326,52 @@ func TestThreat21AbortFreesAStuckWriter(t *testing.T) {
 	}
 }
 
+// A guest that is told to abort its shell may take its time for that, and have output to get rid of meanwhile. Its
+// host's acks of it came after the second in which the abort had to get out: they failed, and the guest was cut off.
+func TestAnAbortedGuestMayGoOn(t *testing.T) {
+	for version, features := range versions {
+		t.Run(version, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := attack(t, features, domain.ShellSpec{})
+				frames := a.reads(true)
+				if err := a.host.Abort(); err != nil {
+					t.Error(err)
+				}
+				began, some := time.Now(), make([]byte, 1<<10)
+				for time.Since(began) < abortLinger-time.Second/2 {
+					if err := a.sends(output(domain.Stdout, some)); err != nil {
+						t.Fatalf("after %s: %v", time.Since(began), err)
+					}
+					time.Sleep(time.Second / 10)
+				}
+				if err := a.sends(exit(false)); err != nil {
+					t.Error(err)
+				}
+				<-a.served
+				if took := time.Since(began); took > abortLinger {
+					t.Errorf("it was over after %s", took)
+				}
+				if _, err := a.host.Wait(); err != domain.ErrShellAborted {
+					t.Errorf("Wait: %v", err)
+				}
+				a.conn.Close()
+				credit := 0
+				for _, f := range <-frames {
+					if got, err := domain.ParseFrame(f.payload); f.opcode == opBinary && err == nil && got.Type == domain.FrameAck {
+						credit += int(got.Credit)
+					}
+				}
+				if credit < 32<<10 {
+					t.Errorf("it was granted %d bytes for what it went on with", credit)
+				}
+			})
+		})
+	}
+}
+
+// abortLinger is for how long an aborted shell's guest may say that it has ended it.
+const abortLinger = 6 * time.Second
+
 // A guest that doesn't read is given up, whatever it says meanwhile; so is one that answers no ping of ours,
 // however many it answers that nobody sent.
 func TestThreat23AGuestThatIsNotThereIsGivenUp(t *testing.T) {

@@ -255,8 +255,8 @@ func (p *peer) flush() {
 	if todo.size != nil {
 		_ = p.sendFrame(*todo.size)
 	}
-	if todo.abort {
-		_ = p.sendFrame(domain.Frame{Type: domain.FrameAbort})
+	if todo.abort && p.sendFrame(domain.Frame{Type: domain.FrameAbort}) == nil {
+		p.conn.hurried(time.Now().Add(abortLinger)) // the guest may have more to say, for which it wants credit
 	}
 }
 
