@@ -13,6 +13,7 @@ import (
 
 	"github.com/hexworker/metaservice/adapters/httpserver"
 	"github.com/hexworker/metaservice/adapters/listenmachine"
+	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 )
 
@@ -35,7 +36,7 @@ the first who asks for the token.`,
 				machine, err := listenmachine.New(listenmachine.Config{
 					Address:   listen,
 					Serve:     around.serve,
-					Listening: func(address string) { invite(around.say, address) },
+					Listening: func(address string) { invite(around.say, address, domain.TokenMode(flags.token)) },
 				})
 				if err != nil {
 					return nil, usagef("--listen: %w", err)
@@ -50,7 +51,7 @@ the first who asks for the token.`,
 }
 
 // invite tells where a guest is waited for, and how to start one.
-func invite(to io.Writer, address string) {
+func invite(to io.Writer, address string, mode domain.TokenMode) {
 	fmt.Fprintf(to, "metaservice: serving on %s\n", address)
 	dial := address
 	host, port, err := net.SplitHostPort(address)
@@ -59,7 +60,11 @@ func invite(to io.Writer, address string) {
 	}
 	fmt.Fprintf(to, "metaservice: start a guest with: guest-tools --host %s\n", dial)
 	if ip, ipErr := netip.ParseAddr(host); !strings.HasPrefix(address, "unix:") && (ipErr != nil || !ip.IsLoopback()) {
-		fmt.Fprintln(to, "metaservice: whoever reaches this address can read the task's variables and answer in its place")
+		who := "whoever reaches this address"
+		if mode == domain.TokenRequired {
+			who = "whoever asks for the token at this address, and is the first,"
+		}
+		fmt.Fprintf(to, "metaservice: %s can read the task's variables and answer in its place\n", who)
 	}
 }
 
