@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -34,24 +35,34 @@ const (
 
 // New makes the handler. Its errors of its own go to logger.
 func New(api ports.GuestAPI, logger *slog.Logger) http.Handler {
-	h := &handler{api: api, log: logger}
+	return &guard{handler: &handler{api: api, log: logger}}
+}
+
+// router knows the endpoints. It is made once for all guests: it takes more memory than all else that a guest
+// has here. Which one's handler is meant is in a request's entry.
+var router = sync.OnceValue(func() chi.Router {
 	r := chi.NewRouter()
-	r.NotFound(h.noSuchEndPoint)
-	r.MethodNotAllowed(h.methodNotAllowed(r))
-	r.With(h.admit(api.AdmitHello)).Post(wire.PathHello, h.hello)
-	r.Post(wire.PathToken, bodiless(h.handToken)) // which has rules of its own
+	r.NotFound(on((*handler).noSuchEndPoint))
+	r.MethodNotAllowed(methodNotAllowed(r))
+	r.With(admit(ports.GuestAPI.AdmitHello)).Post(wire.PathHello, on((*handler).hello))
+	r.Post(wire.PathToken, bodiless(on((*handler).handToken))) // which has rules of its own
 	r.Group(func(r chi.Router) {
-		r.Use(h.admit(api.Admit))
-		r.Get(wire.PathExecute, bodiless(h.execute))
-		r.Get(wire.PathPoll, bodiless(h.poll))
-		r.Get(wire.PathPing, bodiless(h.ping))
-		r.Post(wire.PathLog, h.appendLog)
-		r.Put(wire.PathSuccess, bodiless(h.resolve(true)))
-		r.Put(wire.PathFailed, bodiless(h.resolve(false)))
-		r.Post(wire.PathReply, h.reply)
-		r.Get(wire.PathReply, h.shell)
+		r.Use(admit(ports.GuestAPI.Admit))
+		r.Get(wire.PathExecute, bodiless(on((*handler).execute)))
+		r.Get(wire.PathPoll, bodiless(on((*handler).poll)))
+		r.Get(wire.PathPing, bodiless(on((*handler).ping)))
+		r.Post(wire.PathLog, on((*handler).appendLog))
+		r.Put(wire.PathSuccess, bodiless(on(resolve(true))))
+		r.Put(wire.PathFailed, bodiless(on(resolve(false))))
+		r.Post(wire.PathReply, on((*handler).reply))
+		r.Get(wire.PathReply, on((*handler).shell))
 	})
-	return &guard{handler: h, next: r}
+	return r
+})
+
+// on calls f of the handler that a request is for.
+func on(f func(*handler, http.ResponseWriter, *http.Request)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { f(entryOf(r).handler, w, r) }
 }
 
 type handler struct {
@@ -71,9 +82,9 @@ func (h *handler) noSuchEndPoint(w http.ResponseWriter, r *http.Request) {
 
 // methodNotAllowed sets Allow, which RFC 9110, section 15.5.6, demands and chi leaves to a handler of
 // one's own.
-func (h *handler) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
+func methodNotAllowed(routes chi.Routes) http.HandlerFunc {
 	methods := []string{http.MethodGet, http.MethodPost, http.MethodPut}
-	return func(w http.ResponseWriter, r *http.Request) {
+	return on(func(h *handler, w http.ResponseWriter, r *http.Request) {
 		path := cmp.Or(r.URL.RawPath, r.URL.Path) // as chi does
 		allowed := slices.DeleteFunc(slices.Clone(methods), func(method string) bool {
 			return !routes.Match(chi.NewRouteContext(), method, path)
@@ -83,7 +94,7 @@ func (h *handler) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
 			return
 		}
 		h.refuseMethod(w, r, allowed...)
-	}
+	})
 }
 
 func (h *handler) refuseMethod(w http.ResponseWriter, r *http.Request, allowed ...string) {
@@ -199,8 +210,8 @@ func (h *handler) appendLog(w http.ResponseWriter, r *http.Request) {
 }
 
 // resolve takes the result. A guest that never said hello sends no body that would count.
-func (h *handler) resolve(success bool) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+func resolve(success bool) func(*handler, http.ResponseWriter, *http.Request) {
+	return func(h *handler, w http.ResponseWriter, r *http.Request) {
 		result := domain.Result{Success: success}
 		if h.api.Features().Has(domain.FeatureResult) && wire.IsJSON(r.Header.Get("Content-Type")) {
 			report, err := decodeSmall(w, r, wire.MaxResult, "MaxResult", wire.DecodeReport)

@@ -1,10 +1,6 @@
 package chiapi
 
-import (
-	"net/http"
+import "github.com/go-chi/chi/v5"
 
-	"github.com/go-chi/chi/v5"
-)
-
-// Routes are the end points that a handler made by New knows.
-func Routes(h http.Handler) chi.Routes { return h.(*guard).next.(chi.Routes) }
+// Routes are the end points that all handlers know.
+func Routes() chi.Routes { return router() }

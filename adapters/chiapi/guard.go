@@ -21,7 +21,6 @@ const RefusedHold = time.Second
 // a guest's tools to their host.
 type guard struct {
 	*handler
-	next    http.Handler
 	foreign repeated
 }
 
@@ -52,9 +51,9 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.refuse(w, r, refusal)
 		return
 	}
-	entry := &entry{asked: asked}
+	entry := &entry{handler: g.handler, asked: asked}
 	defer entry.end()
-	g.next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), entryKey{}, entry)))
+	router().ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), entryKey{}, entry)))
 }
 
 // turnAway refuses a request that is too many. Whoever takes the answer and hangs up isn't held.
@@ -94,6 +93,7 @@ type entryKey struct{}
 
 // entry is a request that was taken in. Each is one goroutine's.
 type entry struct {
+	handler  *handler
 	asked    func()
 	refunded bool
 	release  func() // of the connection, once it is claimed

@@ -5,14 +5,15 @@ import (
 
 	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
 )
 
 // admit serves only what may be served by what a request shows: the rest is refused before anything else of
 // it is looked at, be it a body, an id or a handshake.
-func (h *handler) admit(may func(shown string) error) func(http.Handler) http.Handler {
+func admit(may func(api ports.GuestAPI, shown string) error) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if err := may(wire.ShownToken(r.Header)); err != nil {
+		return on(func(h *handler, w http.ResponseWriter, r *http.Request) {
+			if err := may(h.api, wire.ShownToken(r.Header)); err != nil {
 				h.refuse(w, r, err)
 				return
 			}

@@ -92,7 +92,7 @@ func (u untouched) Read([]byte) (int, error) {
 func endPoints(t *testing.T, h http.Handler) []string {
 	t.Helper()
 	var all []string
-	err := chi.Walk(chiapi.Routes(h), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+	err := chi.Walk(chiapi.Routes(), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
 		all = append(all, method+" "+route)
 		return nil
 	})

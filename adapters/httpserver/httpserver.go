@@ -31,6 +31,13 @@ const (
 	AcceptBurst = 200
 )
 
+// onlyHTTP1 is what guests speak. A server that isn't told so sets HTTP/2 up, for a KiB of memory.
+var onlyHTTP1 = func() *http.Protocols {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return protocols
+}()
+
 // joinGrace is how long Serve waits at its end for handlers that don't end with their connection.
 const joinGrace = 5 * time.Second
 
@@ -68,6 +75,7 @@ func (c Config) Serve(ctx context.Context, listener net.Listener, handler http.H
 		ReadHeaderTimeout: HeaderTimeout,
 		IdleTimeout:       IdleTimeout,
 		MaxHeaderBytes:    HeaderBytes,
+		Protocols:         onlyHTTP1,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return wire.WithConn(ctx, wire.Conn{HungUp: hungUpOf(conn), Claim: door.claimOf(conn), Answers: c.answers})
 		},

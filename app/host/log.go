@@ -13,7 +13,7 @@ import (
 
 // logQuiet is the buffer of a log body while little comes: a thousand idle guests must not hold a
 // thousand large ones.
-const logQuiet = 8 << 10
+const logQuiet = 4 << 10
 
 // Log implements ports.GuestAPI.
 func (s *Service) Log(ctx context.Context, body io.Reader) error {
