@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -128,6 +129,10 @@ type Environment struct {
 	TemporaryStorage TemporaryStorage // nil: files in the system's folder for temporary files
 	Logger           *slog.Logger     // nil: silence
 	Machine          Machine          // of an engine; nil: the process machine, which isolates nothing
+	// Hosts are names with a dot by which guests may call their host where Serve serves them, such as
+	// host.example: others might be somebody's who made them lead here. Addresses, and names without a dot,
+	// need none. ServeHTTP answers to any.
+	Hosts []string
 }
 
 // Option changes what New makes.
@@ -158,6 +163,7 @@ type MetaService struct {
 	api     http.Handler
 	log     *slog.Logger
 	storage func() (TemporaryStorage, error)
+	hosts   []string
 }
 
 // New makes a MetaService whose guest is to run command with env. The task's log is written to
@@ -209,6 +215,7 @@ func NewWithError(command []string, env map[string]string, logDrain io.Writer, r
 		service: service,
 		api:     chiapi.New(service, logger),
 		log:     logger,
+		hosts:   slices.Clone(environment.Hosts),
 		storage: sync.OnceValues(func() (TemporaryStorage, error) {
 			if given != nil {
 				return given, nil
@@ -222,10 +229,10 @@ func NewWithError(command []string, env map[string]string, logDrain io.Writer, r
 func (m *MetaService) ServeHTTP(w http.ResponseWriter, r *http.Request) { m.api.ServeHTTP(w, r) }
 
 // Serve answers the guest on a listener until ctx ends, with limits on headers, on the time that they
-// take and on idle connections. It closes the listener and every connection, and returns when no
+// take, on connections and on the names that a guest may call it by (Environment.Hosts). It closes the listener and every connection, and returns when no
 // request is being handled any more: nil if ctx ended, else why the listener failed.
 func (m *MetaService) Serve(ctx context.Context, listener net.Listener) error {
-	return httpserver.Serve(ctx, listener, m, m.log)
+	return httpserver.Config{Hosts: m.hosts}.Serve(ctx, listener, m, m.log)
 }
 
 // GetArtifact is Artifact without a context: it gives up after the tries and times of Limits. A file
