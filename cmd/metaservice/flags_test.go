@@ -32,9 +32,9 @@ func TestCommandLinesThatCannotBe(t *testing.T) {
 		args []string
 		says string
 	}{
-		"nothing":              {nil, "say what to do: run, shell, serve, image or version"},
+		"nothing":              {nil, "say what to do: run, shell, serve, image, limits or version"},
 		"no such command":      {[]string{"rum"}, `there is no command "rum", did you mean "run"?`},
-		"another one":          {[]string{"frobnicate"}, "it must be run, shell, serve, image or version"},
+		"another one":          {[]string{"frobnicate"}, "it must be run, shell, serve, image, limits or version"},
 		"no such flag":         {[]string{"run", "--fast", "--", "x"}, "unknown flag: --fast"},
 		"no task":              {[]string{"run"}, "there is no command to run: put it after '--'"},
 		"no address":           {[]string{"serve", "--", "x"}, "--listen is missing"},

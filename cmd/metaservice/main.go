@@ -82,12 +82,12 @@ func rootCommand(to streams) *cobra.Command {
 		SilenceUsage:          true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usagef("say what to do: run, shell, serve, image or version")
+				return usagef("say what to do: run, shell, serve, image, limits or version")
 			}
 			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 				return usagef("there is no command %q, did you mean %q?", args[0], near[0])
 			}
-			return usagef("there is no command %q: it must be run, shell, serve, image or version", args[0])
+			return usagef("there is no command %q: it must be run, shell, serve, image, limits or version", args[0])
 		},
 	}
 	root.SetOut(to.out)
@@ -104,7 +104,7 @@ func rootCommand(to streams) *cobra.Command {
 			}
 			cmd.Help()
 		}})
-	root.AddCommand(runCommand(to), serveCommand(to), shellCommand(to), imageCommand(to), versionCommand(to))
+	root.AddCommand(runCommand(to), serveCommand(to), shellCommand(to), imageCommand(to), limitsCommand(to), versionCommand(to))
 	return root
 }
 

@@ -20,6 +20,7 @@ import (
 func serveCommand(to streams) *cobra.Command {
 	var flags jobFlags
 	var listen string
+	var names []string
 	cmd := &cobra.Command{
 		Use:   "serve --listen ADDRESS [flags] -- COMMAND [ARGUMENT...]",
 		Short: "Run a task in a guest that is started elsewhere",
@@ -35,7 +36,7 @@ the first who asks for the token.`,
 				}
 				machine, err := listenmachine.New(listenmachine.Config{
 					Address:   listen,
-					Serve:     around.serve,
+					Serve:     around.serveAs(append(names, hostOf(listen))...),
 					Listening: func(address string) { invite(around.say, address, domain.TokenMode(flags.token)) },
 				})
 				if err != nil {
@@ -46,8 +47,18 @@ the first who asks for the token.`,
 		},
 	}
 	cmd.Flags().StringVarP(&listen, "listen", "l", "", "wait for the guest at this `ADDRESS`: HOST:PORT, :PORT or unix:/PATH")
+	cmd.Flags().StringArrayVar(&names, "host-name", nil, "answer guests that use this `NAME`, with a dot, for here")
 	flags.add(cmd)
 	return cmd
+}
+
+// hostOf is the host of an address, empty where it has none.
+func hostOf(address string) string {
+	if strings.HasPrefix(address, "unix:") {
+		return ""
+	}
+	host, _, _ := net.SplitHostPort(address)
+	return host
 }
 
 // invite tells where a guest is waited for, and how to start one.
@@ -70,5 +81,12 @@ func invite(to io.Writer, address string, mode domain.TokenMode) {
 
 // serve serves a guest with the hardened server.
 func (s *setting) serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
-	return httpserver.Serve(ctx, listener, handler, s.inner)
+	return s.serveAs()(ctx, listener, handler)
+}
+
+// serveAs is serve for guests that call their host by one of these names.
+func (s *setting) serveAs(names ...string) func(context.Context, net.Listener, http.Handler) error {
+	return func(ctx context.Context, listener net.Listener, handler http.Handler) error {
+		return httpserver.Config{Hosts: names}.Serve(ctx, listener, handler, s.inner)
+	}
 }
