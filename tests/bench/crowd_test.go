@@ -20,6 +20,7 @@ import (
 	"github.com/hexworker/metaservice/adapters/guestfiles"
 	"github.com/hexworker/metaservice/adapters/hostclient"
 	"github.com/hexworker/metaservice/adapters/httpserver"
+	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/app/guest"
 	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
@@ -35,6 +36,7 @@ func hostMain(listener net.Listener) int {
 		return 1
 	}
 	mux := http.NewServeMux()
+	mux.Handle("/bare", answerer(func(n int) (any, error) { return serveBare(n, &lines) }))
 	mux.Handle("/start", answerer(func(n int) (any, error) {
 		var all []string
 		for range n {
@@ -59,6 +61,39 @@ func hostMain(listener net.Listener) int {
 	err = httpserver.Serve(context.Background(), listener, mux, quiet)
 	fmt.Fprintln(os.Stderr, err)
 	return 1
+}
+
+// serveBare serves so many guests with nothing but net/http: what they ask is answered by rote, a log is read, and
+// polls are held.
+func serveBare(n int, log io.Writer) (addresses []string, err error) {
+	run := wire.EncodeExecute(domain.Execute{Command: []string{"idle"}})
+	for range n {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		addresses = append(addresses, listener.Addr().String())
+		go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case wire.PathExecute:
+				w.Write(run)
+			case wire.PathLog:
+				io.CopyBuffer(struct{ io.Writer }{log}, r.Body, make([]byte, 512))
+			case wire.PathPoll:
+				hold := time.NewTimer(domain.MaxHold)
+				defer hold.Stop()
+				select {
+				case <-hold.C:
+					w.Write(wire.EncodeAction(domain.Action{}))
+				case <-r.Context().Done():
+				}
+			case wire.PathHello:
+				w.WriteHeader(http.StatusNotFound)
+				w.Write(wire.EncodeError(&domain.Error{Code: domain.CodeNoSuchEndPoint}))
+			}
+		}))
+	}
+	return addresses, nil
 }
 
 // lineCounter is a log that counts lines.
@@ -108,18 +143,31 @@ func calm() {
 
 // guestsMain is the guests of a host: real ones, but for the processes of their tasks, of which there are none.
 func guestsMain(listener net.Listener) int {
-	var talk atomic.Bool
+	idlers := idlers{talk: new(atomic.Bool), over: make(chan struct{})}
+	var clients []*hostclient.Client
 	mux := http.NewServeMux()
 	mux.Handle("/start", answerer(func(addresses []string) (any, error) {
 		for _, address := range addresses {
-			if err := startIdle(address, &talk); err != nil {
+			client, err := startIdle(address, idlers)
+			if err != nil {
 				return nil, err
 			}
+			clients = append(clients, client)
 		}
 		return nil, nil
 	}))
 	mux.Handle("/talk", answerer(func(on bool) (any, error) {
-		talk.Store(on)
+		idlers.talk.Store(on)
+		return nil, nil
+	}))
+	mux.Handle("/end", answerer(func(any) (any, error) {
+		close(idlers.over)
+		return nil, nil
+	}))
+	mux.Handle("/hangup", answerer(func(any) (any, error) {
+		for _, client := range clients {
+			client.Close() // the connections that are kept for nothing
+		}
 		return nil, nil
 	}))
 	err := httpserver.Serve(context.Background(), listener, mux, quiet)
@@ -128,50 +176,68 @@ func guestsMain(listener net.Listener) int {
 }
 
 // startIdle starts a guest that lives as long as its process.
-func startIdle(address string, talk *atomic.Bool) error {
+func startIdle(address string, processes ports.Processes) (*hostclient.Client, error) {
 	client, err := hostclient.New(address, hostclient.Options{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	files, err := guestfiles.New("/")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	tools, err := guest.New(guest.Config{Host: client, Files: files, Processes: idlers{talk}, BootID: address})
+	tools, err := guest.New(guest.Config{Host: client, Files: files, Processes: processes, BootID: address})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	go tools.Run(context.Background())
-	return nil
+	return client, nil
 }
 
-// idlers are processes that print a line, and then one every second while there is talk.
-type idlers struct{ talk *atomic.Bool }
+// idlers are processes that print a line, then one every second while there is talk, and end together.
+type idlers struct {
+	talk *atomic.Bool
+	over chan struct{}
+}
 
 func (i idlers) Start(ports.ProcessSpec) (ports.Process, error) {
 	output, w := io.Pipe()
-	go func() { // ends with the process that this is in
+	go func() { // ends with the process, or with the one that this is in
+		defer w.Close()
 		say := func() {
 			_, _ = io.WriteString(w, "a line of a usual length, as programs print them when they are at work\n")
 		}
 		say()
 		time.Sleep(rand.N(time.Second)) // they don't talk in chorus
-		for range time.Tick(time.Second) {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-i.over:
+				return
+			}
 			if i.talk.Load() {
 				say()
 			}
 		}
 	}()
-	return idler{output}, nil
+	return idler{output, i.over}, nil
 }
 
-type idler struct{ output io.Reader }
+type idler struct {
+	output io.Reader
+	over   chan struct{}
+}
 
 func (i idler) Output() io.Reader { return i.output }
 
 func (i idler) Wait(ctx context.Context) (domain.Report, error) {
-	<-ctx.Done()
-	return domain.Report{}, context.Cause(ctx)
+	select {
+	case <-i.over:
+		return domain.Report{Reason: domain.ReasonExited}, nil
+	case <-ctx.Done():
+		return domain.Report{}, context.Cause(ctx)
+	}
 }
 
 func (i idler) Terminate() error { return nil }

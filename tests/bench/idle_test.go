@@ -32,7 +32,7 @@ func BenchmarkIdle(b *testing.B) {
 	for range b.N {
 		crowds := make([]*crowd, len(levels))
 		for i, n := range levels {
-			crowds[i] = newCrowd(b, n)
+			crowds[i] = newCrowd(b, n, "/start")
 		}
 		idle := make([]float64, len(levels))
 		var watched sync.WaitGroup
@@ -47,20 +47,29 @@ func BenchmarkIdle(b *testing.B) {
 				growth[i].Heap, growth[i].Resident, growth[i].Goroutines, growth[i].Idle, growth[i].Busy)
 		}
 		figures.Keep(b, figures.GrowthName, growth)
-		reportIdle(b, crowds[len(crowds)-1], growth[len(growth)-1])
+		last := len(levels) - 1
+		reportIdle(b, crowds[last], newCrowd(b, levels[last], "/bare"), growth[last])
 	}
 }
 
-// reportIdle reports what each of many guests costs.
-func reportIdle(b *testing.B, c *crowd, last figures.Point) {
-	bounded := func(what, unit string, ours, bound float64) {
-		figures.Figure{What: what, Unit: unit, Ours: []float64{ours}, Beside: "a bound", Limit: []float64{bound}, Less: true, Wanted: 1}.Report(b)
+// reportIdle reports what each of many guests costs, beside what it costs a bare server.
+func reportIdle(b *testing.B, ours, bare *crowd, last figures.Point) {
+	const netHTTP = "a bare net/http server with the same requests open"
+	report := func(what, unit, beside string, ours, limit, wanted float64) {
+		figures.Figure{What: what, Unit: unit, Ours: []float64{ours}, Beside: beside, Limit: []float64{limit}, Less: true, Wanted: wanted}.Report(b)
 	}
-	each := func(after, before float64) float64 { return (after - before) / float64(c.n) }
-	bounded("an idle guest's memory", "KiB", each(c.idle.Memory, c.empty.Memory)/1024, 32)
-	bounded("an idle guest's goroutines", "", each(c.idle.Goroutines, c.empty.Goroutines), 6)
-	bounded("1,000 idle guests' CPU", "% of a core", last.Idle, 1)
+	report("1,000 idle guests' CPU", "% of a core", "a bound", last.Idle, 1, 1)
+	report("an idle guest's goroutines", "", netHTTP, ours.each(goroutines), bare.each(goroutines), 0)
+	report("an idle guest's memory", "KiB", netHTTP, ours.each(memory), bare.each(memory), 0)
+	ours.end(b)
+	bare.end(b)
+	report("an idle guest's memory, its task over", "KiB", netHTTP, ours.each(memory), bare.each(memory), 0)
+	report("an idle guest's memory, its task over, and the bound", "KiB", "a bound", ours.each(memory), 32, 1)
 }
+
+func memory(t taken) float64 { return t.Memory / 1024 }
+
+func goroutines(t taken) float64 { return t.Goroutines }
 
 // crowd is a host with many guests.
 type crowd struct {
@@ -79,14 +88,14 @@ type taken struct {
 }
 
 // newCrowd returns when all guests idle.
-func newCrowd(b *testing.B, n int) *crowd {
+func newCrowd(b *testing.B, n int, start string) *crowd {
 	b.Helper()
 	c := &crowd{n: n}
 	c.host = &sender{newRelay(b, "bench-host", nil), bareClient()}
 	c.guests = &sender{newRelay(b, "bench-guests", nil), bareClient()}
 	c.host.ask(b, "/taken", nil, &c.empty)
 	var addresses []string
-	c.host.ask(b, "/start", n, &addresses)
+	c.host.ask(b, start, n, &addresses)
 	c.guests.ask(b, "/start", addresses, nil)
 	for over := time.Now().Add(time.Minute); c.idle.Lines < int64(n); time.Sleep(50 * time.Millisecond) {
 		c.host.ask(b, "/usage", nil, &c.idle)
@@ -96,6 +105,20 @@ func newCrowd(b *testing.B, n int) *crowd {
 	}
 	c.host.ask(b, "/taken", nil, &c.idle)
 	return c
+}
+
+// each is what one guest takes.
+func (c *crowd) each(what func(taken) float64) float64 {
+	return (what(c.idle) - what(c.empty)) / float64(c.n)
+}
+
+// end has the tasks end. What is left is one poll of each guest, and what their hosts know of them.
+func (c *crowd) end(b *testing.B) {
+	b.Helper()
+	c.guests.ask(b, "/end", nil, nil)
+	c.host.ask(b, "/taken", nil, &c.idle) // it waits for calm
+	c.guests.ask(b, "/hangup", nil, nil)
+	c.host.ask(b, "/taken", nil, &c.idle)
 }
 
 // usage watches the host for a while: its share of a core, in percent.

@@ -40,12 +40,13 @@ var rows = []string{
 	"a byte to a shell and back",
 	"from a guest's start to its first line of log",
 	"an idle guest's memory",
+	"an idle guest's memory, its task over",
+	"an idle guest's memory, its task over, and the bound",
 	"an idle guest's goroutines",
 	"1,000 idle guests' CPU",
 	"from a machine's start to its first line of log",
 	"an artifact out of a machine",
 	"a log out of a machine, from a terminal",
-	"a log out of a machine, from a pipe",
 	"a shell's output out of a machine",
 }
 
