@@ -74,11 +74,14 @@ func manyPolls(r *raid) error {
 		case err != nil:
 			return err
 		case action.Type == "get-artifact":
-			answer, err := r.ask([]byte(reply(action.ID) + sized(7) + "content"))
-			if err != nil {
-				return err
+			for answered := false; !answered && !r.over(); { // as guests do, whom a 503 sends away for now
+				answer, err := r.ask([]byte(reply(action.ID) + sized(7) + "content"))
+				if err != nil {
+					return err
+				}
+				r.count(fmt.Sprint("reply ", answer.status), 1)
+				answered = answer.status != http.StatusServiceUnavailable
 			}
-			r.count(fmt.Sprint("reply ", answer.status), 1)
 		}
 	}
 	return nil
@@ -117,7 +120,11 @@ func TestThreat13ManyPolls(t *testing.T) {
 	during := h.usage(t)
 	most = max(most, during.Heap-before.Heap)
 	t.Logf("%d polls add %d KiB; %d connections are open, the answers are %v", polls, most>>10, during.Open, during.Answers)
-	if most > 1<<20 {
+	limit := int64(1 << 20)
+	if raceDetector {
+		limit *= 2 // stacks are larger with it
+	}
+	if most > limit {
 		t.Errorf("%d polls add %d KiB", polls, most>>10)
 	}
 	a.hears(t, "dead")

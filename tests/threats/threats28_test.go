@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,7 +43,7 @@ func anotherGuest(r *raid) error {
 		return strings.Replace(request, "Host: 169.254.169.254", "Host: "+others, 1)
 	}
 	replied := reply(action.ID) + "X-Taskcluster-Worker-Error: file-not-found\r\n" + sized(0)
-	for name, request := range map[string]string{
+	requests := map[string]string{
 		"an execute":        bare(http.MethodGet, wire.PathExecute),
 		"a poll":            bare(http.MethodGet, wire.PathPoll),
 		"a poll of A":       bare(http.MethodGet, "http://"+others+wire.PathPoll),
@@ -52,8 +54,9 @@ func anotherGuest(r *raid) error {
 		"a log":             "POST " + wire.PathLog + " HTTP/1.1\r\nHost: " + others + "\r\n" + sized(4) + "of B",
 		"a result":          forged(bare(http.MethodPut, wire.PathFailed)),
 		"a reply elsewhere": strings.Replace(replied, wire.PathReply, "http://"+others+wire.PathReply, 1),
-	} {
-		a, err := r.ask([]byte(request))
+	}
+	for _, name := range slices.Sorted(maps.Keys(requests)) { // the log before the result, after which there is none
+		a, err := r.ask([]byte(requests[name]))
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
