@@ -142,7 +142,7 @@ LONG = $(shell grep -rl --include=*_test.go 'contract\.\(Long\|Count\|Processes\
 # How long each machine's guests are run, killed and cut off.
 SOAK ?= 5m
 soak: race-tools test-tools image ## many guests under faults for SOAK, whole counts, and ten million inputs for each parser
-	$(GO) test -race -buildvcs=false -count 1 -timeout 2h -v ./tests/soak -args -duration $(SOAK)
+	$(GO) test -buildvcs=false -count 1 -timeout 2h -v ./tests/soak -args -duration $(SOAK)
 	$(GO) test -race -buildvcs=false -count 1 -timeout 2h $(filter-out ./tests/soak,$(LONG)) -args -long
 	$(MAKE) fuzz FUZZTIME=10000000x
 

@@ -1,0 +1,6 @@
+//go:build race
+
+package soak
+
+// raceDetector holds memory of its own for all that ever was.
+const raceDetector = true
