@@ -172,7 +172,7 @@ func senderMain(listener net.Listener) int {
 		})
 	}
 	handle("/file", func(query url.Values) error { return sendFile(client, query, false) })
-	handle("/chunks", func(query url.Values) error { return sendFile(client, query, true) })
+	handle("/chunks", func(query url.Values) error { return sendFile(&http.Client{}, query, true) }) // which lets itself be paced
 	handle("/folder", func(query url.Values) error { return sendFolder(client, query.Get("to")) })
 	err := httpserver.Serve(context.Background(), listener, mux, quiet)
 	fmt.Fprintln(os.Stderr, err)

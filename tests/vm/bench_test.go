@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,42 +20,16 @@ import (
 
 	"github.com/hexworker/metaservice"
 	"github.com/hexworker/metaservice/adapters/qemu"
+	"github.com/hexworker/metaservice/adapters/tempfiles"
 	"github.com/hexworker/metaservice/adapters/vmimage"
+	"github.com/hexworker/metaservice/app/host"
 	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
+	"github.com/hexworker/metaservice/tests/bench/figures"
 )
 
 // turns is how often each is measured, one after the other.
 const turns = 5
-
-// median is of an odd number of values.
-func median(values []float64) float64 {
-	slices.Sort(values)
-	return values[len(values)/2]
-}
-
-// inTurns measures what there is in turns, and prints the medians, each with its ratio to the last one's,
-// which is the limit.
-func inTurns(b *testing.B, unit string, measures ...measure) {
-	b.Helper()
-	got := make([][]float64, len(measures))
-	for range turns {
-		for i, m := range measures {
-			got[i] = append(got[i], m.once())
-		}
-	}
-	limit := median(got[len(got)-1])
-	for i, m := range measures {
-		fmt.Printf("%-40s %8.2f %s (%.2f to %.2f), %.2f of the limit\n",
-			m.what, median(got[i]), unit, got[i][0], got[i][turns-1], got[i][turns/2]/limit)
-	}
-	b.ReportMetric(median(got[0])/limit, "ratio")
-}
-
-type measure struct {
-	what string
-	once func() float64
-}
 
 // firstOutput notes when something is written first.
 type firstOutput struct{ came chan struct{} }
@@ -79,9 +52,9 @@ func BenchmarkBoot(b *testing.B) {
 	engine := newEngine(b, machine, 1)
 	defer dispose(b, engine)
 	for range b.N {
-		inTurns(b, "s",
-			measure{"a task's first line of log", func() float64 { return firstLog(b, engine) }},
-			measure{"a script's, in place of init", func() float64 { return firstWord(b) }})
+		got := figures.InTurns(turns, func() float64 { return firstLog(b, engine) }, func() float64 { return firstWord(b) })
+		figures.Figure{What: "from a machine's start to its first line of log", Unit: "s", Ours: got[0],
+			Beside: "the same kernel and initramfs, whose init is a script that prints", Limit: got[1], Less: true}.Report(b)
 	}
 }
 
@@ -159,74 +132,50 @@ func withInit(b *testing.B, script string) vmimage.Image {
 	return changed
 }
 
-const mebibyte = 1 << 20
+// bulk is how much is brought out of a machine at a time.
+const bulk = 8 << 20
 
 // BenchmarkThroughput is what comes out of a machine as an artifact, a log and a shell's output, beside raw TCP
 // out of the same machine, through the same network.
 func BenchmarkThroughput(b *testing.B) {
-	const size = 32 // MiB
-	machine := newMachine(b)
-	engine := newEngine(b, machine, 1)
+	engine := newEngine(b, newMachine(b), 1)
 	defer dispose(b, engine)
-	raw := &rawSink{came: make(chan int64, 1)}
-	log := &timedLog{}
-	sandbox := beginTimed(b, engine, raw, log, size)
-	shell := func(command ...string) (int64, error) {
-		s, err := sandbox.OpenShell(b.Context(), domain.ShellSpec{Command: command})
-		if err != nil {
-			return 0, err
-		}
-		n, err := io.Copy(io.Discard, s.StdoutPipe())
-		if success, waitErr := s.Wait(); !success || waitErr != nil {
-			err = errors.Join(err, waitErr, errors.New("the shell has failed"))
-		}
-		return n, err
+	storage, err := tempfiles.New(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
 	}
-	rate := func(n int64, start time.Time) float64 { return float64(n) / mebibyte / time.Since(start).Seconds() }
+	bulky := &bulkyGuest{raw: &rawSink{came: make(chan int64, 1)}, log: &bulkyLog{whole: make(chan struct{})}, storage: storage}
+	bulky.begin(b, engine)
 	for range b.N {
-		inTurns(b, "MiB/s",
-			measure{"a shell's output", func() float64 {
-				start := time.Now()
-				n, err := shell("cat", "/big")
-				if n != size*mebibyte || err != nil {
-					b.Fatal(n, err)
-				}
-				return rate(n, start)
-			}},
-			measure{"raw TCP", func() float64 {
-				start := time.Now()
-				if _, err := shell("sh", "-c", `{ printf 'POST /raw/ HTTP/1.1\r\nHost: h\r\n\r\n'; cat /big; } | nc 169.254.169.254 80`); err != nil {
-					b.Fatal(err)
-				}
-				return rate(<-raw.came, start)
-			}})
-	}
-	if _, err := shell("touch", "/done"); err != nil {
-		b.Fatal(err)
-	}
-	result, err := sandbox.WaitForResult(b.Context())
-	if err != nil {
-		b.Fatal(err)
-	}
-	fmt.Printf("%-40s %8.2f MiB/s\n", "the task's log, through a pipe", log.rate())
-	start := time.Now()
-	file, err := result.ExtractFile(b.Context(), "/big")
-	if err != nil {
-		b.Fatal(err)
-	}
-	fmt.Printf("%-40s %8.2f MiB/s\n", "an artifact", rate(size*mebibyte, start))
-	if err := errors.Join(file.Close(), result.Dispose()); err != nil {
-		b.Error(err)
+		got := figures.InTurns(turns, bulky.timed(b, bulky.artifact), bulky.timed(b, bulky.logged), bulky.timed(b, bulky.shell), bulky.timed(b, bulky.tcp))
+		for i, what := range []string{"an artifact out of a machine", "a log out of a machine, from a terminal", "a shell's output out of a machine"} {
+			figures.Figure{What: what, Unit: "MiB/s", Ours: got[i], Beside: "raw TCP out of it", Limit: got[3]}.Report(b)
+		}
 	}
 }
 
-// beginTimed starts a task that makes a file, prints it once it is told to end, and so stays until then.
-func beginTimed(b *testing.B, engine ports.Engine, raw http.Handler, log io.Writer, mib int) ports.Sandbox {
+// bulkyGuest is a guest with a large file, whose task prints it whenever it is told to.
+type bulkyGuest struct {
+	sandbox *host.Sandbox
+	raw     *rawSink
+	log     *bulkyLog
+	storage ports.Storage
+}
+
+func (g *bulkyGuest) begin(b *testing.B, engine ports.Engine) {
 	b.Helper()
-	script := fmt.Sprintf("head -c %dM /dev/urandom >/big; touch /ready; until [ -e /done ]; do sleep 0.1; done; cat /big | cat", mib)
-	builder, err := engine.NewSandboxBuilder(ports.SandboxOptions{Payload: payloadOf(metaservice.Payload{Command: []string{"sh", "-c", script}}), Log: log})
+	script := fmt.Sprintf(`head -c %d /dev/urandom >/big
+printf '#!/bin/sh\nprintf "POST /raw/ HTTP/1.1\\r\\nHost: 169.254.169.254\\r\\n\\r\\n"; exec cat /big\n' >/send
+chmod +x /send
+touch /ready
+while :; do
+	until [ -e /print ]; do sleep 0.02; done
+	rm /print
+	cat /big
+done`, bulk)
+	builder, err := engine.NewSandboxBuilder(ports.SandboxOptions{Payload: payloadOf(metaservice.Payload{Command: []string{"sh", "-c", script}}), Log: g.log})
 	if err == nil {
-		err = builder.AttachProxy("raw", raw)
+		err = builder.AttachProxy("raw", g.raw)
 	}
 	if err != nil {
 		b.Fatal(err)
@@ -235,18 +184,86 @@ func beginTimed(b *testing.B, engine ports.Engine, raw http.Handler, log io.Writ
 	if err != nil {
 		b.Fatal(err)
 	}
-	eventually(b, "the task is not ready", func() bool {
-		s, err := sandbox.OpenShell(b.Context(), domain.ShellSpec{Command: []string{"test", "-e", "/ready"}})
+	g.sandbox = sandbox.(*host.Sandbox)
+	eventually(b, "the guest is not ready", func() bool {
+		_, ready, err := g.run(b, "test", "-e", "/ready")
 		if err != nil {
 			b.Fatal(err)
 		}
-		there, err := s.Wait()
-		if err != nil {
-			b.Fatal(err)
-		}
-		return there
+		return ready
 	})
-	return sandbox
+}
+
+// run runs a command in a shell, and counts its output.
+func (g *bulkyGuest) run(b *testing.B, command ...string) (came int64, success bool, err error) {
+	shell, err := g.sandbox.OpenShell(b.Context(), domain.ShellSpec{Command: command})
+	if err != nil {
+		return 0, false, err
+	}
+	came, err = io.Copy(io.Discard, shell.StdoutPipe())
+	success, waitErr := shell.Wait()
+	return came, success, errors.Join(err, waitErr)
+}
+
+// timed is the rate of something that brings bulk bytes, in MiB/s.
+func (g *bulkyGuest) timed(b *testing.B, bring func(b *testing.B) (came int64, err error)) func() float64 {
+	return func() float64 {
+		start := time.Now()
+		came, err := bring(b)
+		if came != bulk || err != nil {
+			b.Fatalf("%d bytes came: %v", came, err)
+		}
+		return float64(came) / (1 << 20) / time.Since(start).Seconds()
+	}
+}
+
+func (g *bulkyGuest) artifact(b *testing.B) (int64, error) {
+	file, err := g.sandbox.Task().Service().Fetch(b.Context(), "/big", g.storage)
+	if err != nil {
+		return 0, err
+	}
+	came, err := file.Seek(0, io.SeekEnd)
+	return came, errors.Join(err, file.Close())
+}
+
+func (g *bulkyGuest) logged(b *testing.B) (int64, error) {
+	if _, _, err := g.run(b, "touch", "/print"); err != nil {
+		return 0, err
+	}
+	select {
+	case <-g.log.whole:
+		return bulk, nil
+	case <-time.After(patience):
+		return 0, errors.New("the log doesn't come")
+	}
+}
+
+func (g *bulkyGuest) shell(b *testing.B) (int64, error) {
+	came, _, err := g.run(b, "cat", "/big")
+	return came, err
+}
+
+func (g *bulkyGuest) tcp(b *testing.B) (int64, error) {
+	_, _, err := g.run(b, "nc", "169.254.169.254", "80", "-e", "/send") // cat writes into the socket itself
+	if err != nil {
+		return 0, err
+	}
+	return <-g.raw.came, nil
+}
+
+// bulkyLog tells whenever a whole bulk has come.
+type bulkyLog struct {
+	whole chan struct{}
+	came  int
+}
+
+func (l *bulkyLog) Write(p []byte) (int, error) {
+	before := l.came / bulk
+	l.came += len(p)
+	if l.came/bulk > before {
+		l.whole <- struct{}{}
+	}
+	return len(p), nil
 }
 
 // rawSink takes a connection over, and counts what comes until its end.
@@ -261,23 +278,4 @@ func (s *rawSink) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	defer conn.Close()
 	n, _ := io.Copy(io.Discard, rw.Reader)
 	s.came <- n
-}
-
-// timedLog is a log that knows how fast it came.
-type timedLog struct {
-	first, last time.Time
-	bytes       int64
-}
-
-func (l *timedLog) Write(p []byte) (int, error) {
-	l.last = time.Now()
-	if l.bytes == 0 {
-		l.first = l.last
-	}
-	l.bytes += int64(len(p))
-	return len(p), nil
-}
-
-func (l *timedLog) rate() float64 {
-	return float64(l.bytes) / mebibyte / l.last.Sub(l.first).Seconds()
 }
