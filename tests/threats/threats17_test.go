@@ -248,14 +248,12 @@ func TestThreat17WebsocketHugeHeader(t *testing.T) {
 				if _, whole := hugeHeaders[name]; whole {
 					most = domain.Shell2Message + 8<<10
 				}
-				if c.read > most {
-					t.Errorf("the host has read %d bytes, and not %d", c.read, most)
+				held := c.tally.Times["held"]
+				if most := most + int64(max(held-2*time.Second, 0).Seconds()*mayCome); c.read > most {
+					t.Errorf("the host has read %d bytes in %s, and not %d", c.read, held, most)
 				}
 				if c.peak > control.peak+1<<20 {
 					t.Errorf("%d bytes were in use, and %d in the control run", c.peak, control.peak)
-				}
-				if held := c.tally.Times["held"]; held > 2*time.Second+slack {
-					t.Errorf("the guest was held for %s", held)
 				}
 			})
 		}
@@ -299,14 +297,15 @@ func flooded(t *testing.T, floods map[string]script, says string, most int64) {
 				c := measured(t, h, "shell frames", map[string]string{"version": version, "script": name})
 				t.Logf("%d bytes read, %s of processor time; the honest guest: %s", c.read, c.cpu, control.cpu)
 				broken(t, c.done, says)
-				if c.read > most {
-					t.Errorf("the host has read %d bytes, and not %d", c.read, most)
+				// On a machine that has so much else to do that the flood comes at hardly more than what may
+				// come, it takes longer than 2 s to be one.
+				held := c.tally.Times["held"]
+				longer := max(held-2*time.Second, 0)
+				if most := most + int64(longer.Seconds()*mayCome); c.read > most {
+					t.Errorf("the host has read %d bytes in %s, and not %d", c.read, held, most)
 				}
-				if held := c.tally.Times["held"]; held > 2*time.Second+slack {
-					t.Errorf("the guest was held for %s", held)
-				}
-				if c.cpu > control.cpu+20*time.Millisecond {
-					t.Errorf("it cost the host %s, and the honest guest %s", c.cpu, control.cpu)
+				if limit := control.cpu + 20*time.Millisecond + time.Duration(float64(control.cpu)*longer.Seconds()); c.cpu > limit {
+					t.Errorf("it cost the host %s in %s, and the honest guest %s", c.cpu, held, control.cpu)
 				}
 				if limit := 2 * time.Second / 20; c.cpu > limit && !raceDetector {
 					t.Errorf("it cost the host %s, more than a twentieth of a core for 2 s", c.cpu)
@@ -353,8 +352,12 @@ func dripped(t *testing.T, name string) {
 	})
 }
 
-// mostFlood is what a flood brings: what may come at once, in a message and in two seconds, beside what is of use.
-const mostFlood = 64<<10 + domain.Shell2Message + 2*64<<10 + 4<<10
+// mayCome is what may come in a second beside what is of use, and mostFlood what a flood brings: what may come
+// at once, in a message and in two seconds.
+const (
+	mayCome   = 64 << 10
+	mostFlood = 64<<10 + domain.Shell2Message + 2*mayCome + 4<<10
+)
 
 // Threat 18. Frames that continue a message with nothing are in no count of its bytes: 40 million of them a
 // second, for a core of the host's.
