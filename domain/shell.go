@@ -24,8 +24,7 @@ type ShellSpec struct {
 	User          string            // who runs it; empty is who runs the guest's tasks
 	Columns, Rows uint16            // of the terminal to begin with; 0 is 80 by 24
 	// Timeout is after what time it is killed; 0 is never. Whole milliseconds are told. A guest that can't see
-	// to it has its host abort it: its streams end as after an Abort, with what was unread, and only Wait and
-	// Result tell of the time-out.
+	// to it has its host do so: the outputs end behind what had come by then, and the report is the host's.
 	Timeout time.Duration
 	NoStdin bool // its standard input is empty
 }

@@ -131,4 +131,7 @@ type HostShell interface {
 	// when the connection is closed and nothing of the shell runs any more; what was received can be read
 	// still. It is called once.
 	Serve(ctx context.Context)
+	// Expire is Abort for a shell whose time is over: it has this result, and its outputs end behind what has
+	// come of them, as where a guest sees to its time by itself.
+	Expire(result domain.Result) error
 }

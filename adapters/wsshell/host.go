@@ -328,10 +328,26 @@ func (h *HostShell) Abort() error {
 	}
 	h.stdout.abort(domain.ErrShellAborted)
 	h.stderr.abort(domain.ErrShellAborted)
+	h.tellAbort()
+	return nil
+}
+
+// Expire implements ports.HostShell.
+func (h *HostShell) Expire(result domain.Result) error {
+	if !h.finish(result, nil) {
+		return h.usable()
+	}
+	h.stdout.cut()
+	h.stderr.cut()
+	h.tellAbort()
+	return nil
+}
+
+// tellAbort has the guest end the shell, and gives it its time for that.
+func (h *HostShell) tellAbort() {
 	h.readOn(abortLinger)
 	h.conn.hurry(time.Now().Add(lastWrite)) // what is being written has the turn, and may be stuck
 	h.ask(func(todo *pending) { todo.abort = true })
-	return nil
 }
 
 // Done implements ports.ShellSession.

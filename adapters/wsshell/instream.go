@@ -59,6 +59,7 @@ type inStream struct {
 	left   int64         // of the block that is being read
 	closed error         // nobody reads any more, for this reason: what comes is dropped
 	err    error         // how it ends, once the queue is empty
+	cutOff bool          // it was ended here: the peer may go on, and what comes is dropped
 }
 
 func newInStream(most int64) *inStream {
@@ -76,7 +77,7 @@ func (s *inStream) receive(b *block) error {
 	n := int64(b.end - b.at)
 	s.mu.Lock()
 	err := s.window.Receive(n)
-	if s.err == io.EOF {
+	if s.err == io.EOF && !s.cutOff {
 		err = errAfterEnd
 	}
 	if err != nil {
@@ -168,6 +169,19 @@ func (s *inStream) end(err error) (first bool) {
 	s.more.Broadcast()
 	return true
 }
+
+// cut ends the stream for whoever reads it, behind what was received, though the peer may go on.
+func (s *inStream) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err, s.cutOff = io.EOF, true
+		s.more.Broadcast()
+	}
+}
+
+// wantsCredit tells whether the peer may go on; s.mu must be held.
+func (s *inStream) wantsCredit() bool { return s.err == nil || s.cutOff }
 
 // abort ends the stream, and drops what was received.
 func (s *inStream) abort(err error) {
@@ -274,8 +288,8 @@ func (s *inStream) consumed(n int) {
 		s.left -= int64(n)
 		grant = s.window.Consume(int64(n))
 	}
-	if s.err != nil {
-		grant = 0 // nobody sends any more
+	if !s.wantsCredit() {
+		grant = 0
 	}
 	surplus := s.surplus()
 	s.mu.Unlock()
@@ -325,7 +339,7 @@ func (s *inStream) WriteTo(w io.Writer) (total int64, err error) {
 func (s *inStream) Close() error {
 	s.mu.Lock()
 	grant := s.drop(io.ErrClosedPipe)
-	if s.err != nil {
+	if !s.wantsCredit() {
 		grant = 0
 	}
 	surplus := s.surplus()

@@ -282,3 +282,67 @@ func TestSilenceIsTheHostsToSay(t *testing.T) {
 		})
 	}
 }
+
+// A shell whose time is over ends as one whose guest has seen to that: its outputs end behind what came in time,
+// whatever the guest goes on with, and the result is what its host says.
+func TestAShellWhoseTimeIsOver(t *testing.T) {
+	for name, features := range versions {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := attack(t, features, domain.ShellSpec{})
+				frames := a.reads(true)
+				window := make([]byte, domain.ShellBlock)
+				if err := a.sends(output(domain.Stdout, []byte("in time"))); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+				result := domain.Result{Report: &domain.Report{ExitCode: 137, Signal: "SIGKILL", Reason: domain.ReasonTimeout}}
+				if err := a.host.Expire(result); err != nil {
+					t.Error(err)
+				}
+				if err := a.host.Expire(domain.Result{Success: true}); err != domain.ErrShellTerminated {
+					t.Errorf("Expire, again: %v", err)
+				}
+				for range 12 { // three windows, of which each block is acked
+					if err := a.sends(output(domain.Stdout, window), output(domain.Stderr, window)); err != nil {
+						t.Error(err)
+					}
+					synctest.Wait()
+				}
+				if err := a.sends(output(domain.Stdout, nil), output(domain.Stderr, nil), exit(true)); err != nil {
+					t.Error(err)
+				}
+				a.conn.Close()
+				<-a.served
+				for stream, want := range map[io.Reader]string{a.host.StdoutPipe(): "in time", a.host.StderrPipe(): ""} {
+					if got, err := io.ReadAll(stream); err != nil || string(got) != want {
+						t.Errorf("%d bytes, %v", len(got), err)
+					}
+				}
+				if got, err := a.host.Result(t.Context()); err != nil || got != result {
+					t.Errorf("the result is %+v, %v", got, err)
+				}
+				if success, err := a.host.Wait(); success || err != nil {
+					t.Errorf("Wait: %t, %v", success, err)
+				}
+				for what, err := range map[string]error{"Abort": a.host.Abort(), "SetSize": a.host.SetSize(1, 1)} {
+					if what == "Abort" && err != domain.ErrShellTerminated || err == nil {
+						t.Errorf("%s: %v", what, err)
+					}
+				}
+				if _, err := a.host.StdinPipe().Write([]byte("x")); err != domain.ErrShellTerminated {
+					t.Errorf("Write: %v", err)
+				}
+				var aborts int
+				for _, f := range <-frames {
+					if f.opcode == opBinary && domain.FrameType(f.payload[0]) == domain.FrameAbort {
+						aborts++
+					}
+				}
+				if aborts != 1 {
+					t.Errorf("the guest was told to end it %d times", aborts)
+				}
+			})
+		})
+	}
+}

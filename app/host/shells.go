@@ -24,14 +24,14 @@ type shells struct {
 
 	mu    sync.Mutex // guards what follows
 	count int        // of those that are open, or being opened
-	open  map[*shell]struct{}
+	open  map[ports.HostShell]struct{}
 }
 
 func (h *shells) init(limits domain.Limits, closing context.Context) {
 	h.memory.budget = domain.NewShellBudget(limits.ShellBytes)
 	h.serving, h.stopServing = context.WithCancelCause(closing)
 	h.opening, h.stopOpening = context.WithCancelCause(h.serving)
-	h.open = make(map[*shell]struct{})
+	h.open = make(map[ports.HostShell]struct{})
 }
 
 // enter counts a shell that is to be opened; leave is its end.
@@ -55,7 +55,7 @@ func (h *shells) leave() {
 }
 
 // add takes a shell in that is connected, unless shells were aborted meanwhile.
-func (h *shells) add(s *shell) error {
+func (h *shells) add(s ports.HostShell) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.opening.Err() != nil {
@@ -65,18 +65,18 @@ func (h *shells) add(s *shell) error {
 	return nil
 }
 
-func (h *shells) remove(s *shell) {
+func (h *shells) remove(s ports.HostShell) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.open, s)
 }
 
 // refuse lets no shell open any more, and returns those that are.
-func (h *shells) refuse(why error) []*shell {
+func (h *shells) refuse(why error) []ports.HostShell {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stopOpening(why)
-	open := make([]*shell, 0, len(h.open))
+	open := make([]ports.HostShell, 0, len(h.open))
 	for s := range h.open {
 		open = append(open, s)
 	}
@@ -213,13 +213,13 @@ func (s *Service) Shell(ctx context.Context, id domain.ActionID, connect func(po
 	} else {
 		end(errUnwanted) // unless it is known why
 	}
-	defer shell.limit(s.patienceWith(a.action.Shell()))()
+	defer expireAfter(shell, s.patienceWith(a.action.Shell()))()
 	shell.Serve(life)
 	return nil
 }
 
 // connect completes the handshake of a shell, for which it has as long as for any reply.
-func (s *Service) connect(a *ask, memory ports.ShellMemory, connect func(ports.ShellTerms) (ports.HostShell, error)) (*shell, error) {
+func (s *Service) connect(a *ask, memory ports.ShellMemory, connect func(ports.ShellTerms) (ports.HostShell, error)) (ports.HostShell, error) {
 	hangs := time.AfterFunc(s.limits.Reply, func() {
 		a.finish(fmt.Errorf("%w: the handshake of %s hangs", domain.ErrNoReply, a.action))
 	})
@@ -229,7 +229,7 @@ func (s *Service) connect(a *ask, memory ports.ShellMemory, connect func(ports.S
 		a.finish(err)
 		return nil, err
 	}
-	return &shell{HostShell: inner}, nil
+	return inner, nil
 }
 
 // guestGrace is how much longer than its guest the host waits for a shell's time-out.
@@ -243,68 +243,18 @@ func (s *Service) patienceWith(spec domain.ShellSpec) time.Duration {
 	return spec.Timeout
 }
 
-// shell is a shell with its time-out.
-type shell struct {
-	ports.HostShell
-
-	mu       sync.Mutex // guards timedOut, and that an Abort is the caller's or the time-out's
-	timedOut *domain.Result
-}
-
-// limit has the shell aborted after d; 0 is never.
-func (s *shell) limit(d time.Duration) (stop func()) {
+// expireAfter ends a shell after d; 0 is never.
+func expireAfter(shell ports.HostShell, d time.Duration) (stop func()) {
 	if d <= 0 {
 		return func() {}
 	}
 	timer := time.AfterFunc(d, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.HostShell.Abort() == nil { // which doesn't wait
-			s.timedOut = &domain.Result{Report: &domain.Report{
-				ExitCode: domain.ExitSignaled(9), Signal: "SIGKILL", Reason: domain.ReasonTimeout,
-				Message: fmt.Sprintf("the host ended it after %s", d),
-			}}
-		}
+		_ = shell.Expire(domain.Result{Report: &domain.Report{ // one that has ended is fine
+			ExitCode: domain.ExitSignaled(9), Signal: "SIGKILL", Reason: domain.ReasonTimeout,
+			Message: fmt.Sprintf("the host ended it after %s", d),
+		}})
 	})
 	return func() { timer.Stop() }
-}
-
-// expired tells an abort that was the time-out's.
-func (s *shell) expired(err error) *domain.Result {
-	if !errors.Is(err, domain.ErrShellAborted) {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.timedOut
-}
-
-// Abort implements ports.Shell: a shell whose time is over has ended.
-func (s *shell) Abort() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.timedOut != nil {
-		return domain.ErrShellTerminated
-	}
-	return s.HostShell.Abort()
-}
-
-// Wait implements ports.Shell.
-func (s *shell) Wait() (bool, error) {
-	success, err := s.HostShell.Wait()
-	if s.expired(err) != nil {
-		return false, nil
-	}
-	return success, err
-}
-
-// Result implements ports.ShellSession.
-func (s *shell) Result(ctx context.Context) (domain.Result, error) {
-	result, err := s.HostShell.Result(ctx)
-	if expired := s.expired(err); expired != nil {
-		return *expired, nil
-	}
-	return result, err
 }
 
 // shellMemory is what all shells of a guest share.
@@ -374,5 +324,3 @@ func (s *shellShare) forget() {
 	s.shared.budget.Give(s.reserved + s.taken)
 	s.reserved, s.taken, s.closed = 0, 0, true
 }
-
-var _ ports.ShellSession = (*shell)(nil)

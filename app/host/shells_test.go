@@ -71,8 +71,12 @@ func (h *hostShell) gone() bool {
 	return h.served
 }
 
-func (h *hostShell) Abort() error {
-	if h.end(domain.Result{}, domain.ErrShellAborted) {
+func (h *hostShell) Abort() error { return h.abortWith(domain.Result{}, domain.ErrShellAborted) }
+
+func (h *hostShell) Expire(result domain.Result) error { return h.abortWith(result, nil) }
+
+func (h *hostShell) abortWith(result domain.Result, err error) error {
+	if h.end(result, err) {
 		close(h.abort)
 		return nil
 	}
