@@ -67,22 +67,27 @@ func (d *door) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !d.wait("it opens them faster than its host takes them in", d.pace) ||
-		!d.wait("it has as many as it may have", func() time.Duration { return d.enter(conn) }) {
+	if !d.wait(0, "it opens them faster than its host takes them in", d.pace) ||
+		!d.wait(longWait, "it has as many as it may have", func() time.Duration { return d.enter(conn) }) {
 		conn.Close()
 		return nil, net.ErrClosed
 	}
 	return conn, nil
 }
 
+// longWait is how long a wait for room is worth no word: of many connections that the host asked for at once,
+// each is claimed only when its request is there.
+const longWait = time.Second
+
 // wait waits until try says that there is nothing to wait for, or the door is closed. try tells when to try
-// again at the latest.
-func (d *door) wait(why string, try func() time.Duration) (open bool) {
+// again at the latest. The log is told of what takes as long as worth, or longer.
+func (d *door) wait(worth time.Duration, why string, try func() time.Duration) (open bool) {
 	again := try()
 	if again <= 0 {
 		return true
 	}
-	d.tell(why)
+	tell := time.AfterFunc(worth, func() { d.tell(why) })
+	defer tell.Stop()
 	timer := time.NewTimer(again)
 	defer timer.Stop()
 	for {

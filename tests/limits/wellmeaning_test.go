@@ -1,0 +1,257 @@
+package limits
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/hexworker/metaservice"
+	"github.com/hexworker/metaservice/adapters/hostclient"
+	"github.com/hexworker/metaservice/adapters/httpserver"
+	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
+	"github.com/hexworker/metaservice/tests/contract"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// world is a host with the limits that it has by default, and a guest's client of it.
+type world struct {
+	*metaservice.MetaService
+	client *hostclient.Client
+	dials  atomic.Int64
+	said   *text // in the host's log, as warnings
+	sink   *text
+}
+
+type text struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (t *text) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.buf.Write(p)
+}
+
+func (t *text) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.buf.String()
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{said: new(text), sink: new(text)}
+	storage, err := metaservice.NewTemporaryStorage(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger := slog.New(slog.NewTextHandler(w.said, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	w.MetaService = metaservice.New([]string{"true"}, nil, w.sink, nil, &metaservice.Environment{TemporaryStorage: storage, Logger: logger})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	w.client, err = hostclient.New(address, hostclient.Options{Dial: func(ctx context.Context) (net.Conn, error) {
+		w.dials.Add(1)
+		return new(net.Dialer).DialContext(ctx, "tcp", address)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- w.Serve(ctx, listener) }()
+	t.Cleanup(func() {
+		w.Close()
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		w.client.Close()
+		if said := w.said.String(); said != "" {
+			t.Errorf("a guest that did what it was asked for has met a limit:\n%s", said)
+		}
+	})
+	return w
+}
+
+// pollers is how many polls guest-tools have at once.
+const pollers = 3
+
+// guest polls, and answers each action on a goroutine of its own, until the test ends it.
+func (w *world) guest(t *testing.T, answer func(context.Context, domain.Action) error) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	for range pollers {
+		running.Go(func() {
+			for ctx.Err() == nil {
+				action, err := w.client.Poll(ctx)
+				if err != nil {
+					if ctx.Err() == nil {
+						t.Errorf("a poll: %v", err)
+					}
+					return
+				}
+				if action.Kind() == domain.KindNone {
+					continue
+				}
+				running.Go(func() {
+					if err := answer(ctx, action); err != nil && ctx.Err() == nil {
+						t.Errorf("%s: %v", action.Kind(), err)
+					}
+				})
+			}
+		})
+	}
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
+// file is a file's content.
+type file struct{ *strings.Reader }
+
+func (file) Close() error { return nil }
+
+func (f file) Size() int64 { return f.Reader.Size() }
+
+// Threat 15's other side: ten thousand small files, 32 at a time, are twenty thousand requests. None is one too
+// many, and no connection is closed on the guest in between.
+func TestManyFilesMeetNoLimit(t *testing.T) {
+	files, workers := 500, 32
+	if *contract.Long {
+		files = 10_000
+	}
+	w := newWorld(t)
+	defer w.guest(t, func(ctx context.Context, action domain.Action) error {
+		return w.client.SendArtifact(ctx, action.ID(), file{strings.NewReader("content of " + action.Path())})
+	})()
+	var fetching sync.WaitGroup
+	paths := make(chan string)
+	for range workers {
+		fetching.Go(func() {
+			for path := range paths {
+				artifact, err := w.Artifact(t.Context(), path)
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				content, err := io.ReadAll(artifact)
+				if artifact.Close(); err != nil || string(content) != "content of "+path {
+					t.Errorf("%s is %q, %v", path, content, err)
+				}
+			}
+		})
+	}
+	for i := range files {
+		paths <- fmt.Sprintf("/f/%d", i)
+	}
+	close(paths)
+	fetching.Wait()
+	if dials := w.dials.Load(); dials > int64(workers+pollers+httpserver.Unclaimed) {
+		t.Errorf("%d files took %d connections", files, dials)
+	}
+}
+
+// All log bodies that there may be, at once.
+func TestManyLogsMeetNoLimit(t *testing.T) {
+	w := newWorld(t)
+	logs := make([]ports.LogStream, domain.Defaults().Logs)
+	for i := range logs {
+		stream, err := w.client.OpenLog(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		logs[i] = stream
+	}
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for len(w.sink.String()) < len(logs) {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("of %d logs that are open at once %d have come", len(logs), len(w.sink.String()))
+		}
+	}
+	if _, err := w.client.Execute(t.Context()); err != nil {
+		t.Errorf("a request beside them: %v", err)
+	}
+	for _, stream := range logs {
+		if err := stream.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// All shells that there may be, opened at once and open at once.
+func TestManyShellsMeetNoLimit(t *testing.T) {
+	w := newWorld(t)
+	shells := domain.Defaults().Shells
+	release := make(chan struct{})
+	defer w.guest(t, func(ctx context.Context, action domain.Action) error {
+		shell, err := w.client.OpenShell(ctx, action.ID(), false)
+		if err != nil {
+			return err
+		}
+		defer shell.Close()
+		<-release
+		return errors.Join(shell.Stdout().Close(), shell.Stderr().Close(), shell.Exit(ctx, domain.Report{Reason: domain.ReasonExited}))
+	})()
+	var open, over sync.WaitGroup
+	for range shells {
+		open.Add(1)
+		over.Go(func() {
+			shell, err := w.Shell(t.Context(), metaservice.ShellSpec{Command: []string{"true"}})
+			open.Done()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if success, err := shell.Wait(); !success || err != nil {
+				t.Errorf("a shell ended with %t, %v", success, err)
+			}
+		})
+	}
+	open.Wait()
+	close(release)
+	over.Wait()
+}
+
+// A task that posts one line after the other to its log, each on a connection of its own, isn't refused where
+// it does so as often as programs can be started.
+func TestPostedLinesMeetNoLimit(t *testing.T) {
+	w := newWorld(t)
+	for i := range domain.Defaults().RequestBurst - 50 {
+		stream, err := w.client.OpenLog(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(stream, "%d\n", i); err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Close(); err != nil {
+			t.Fatal(err)
+		}
+		w.client.Close() // as a program's end does
+	}
+}
