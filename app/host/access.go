@@ -69,6 +69,7 @@ func (s *Service) admit(shown string, rule func(domain.Proof) error) error {
 	if proof == domain.ProofRight && !s.proved {
 		s.proved = true
 		s.log.Info("the guest's tools have shown their token: nobody else in the guest is served from now on")
+		s.evictPolls() // none of them can be the tools'
 	}
 	return nil
 }

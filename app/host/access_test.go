@@ -166,6 +166,40 @@ func TestWhetherATokenIsDemandedIsTold(t *testing.T) {
 	})
 }
 
+// What has polled before the tools were there must not get what they are asked for.
+func TestPollsFromBeforeTheTokenGetNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		early, late := make(chan domain.Action, 1), make(chan domain.Action, 1)
+		poll := func(ctx context.Context, api ports.GuestAPI, got chan<- domain.Action) {
+			_ = api.Poll(ctx, func(a domain.Action) error { got <- a; return nil })
+		}
+		task, _ := withToken(t, "", new(lines), func(ctx context.Context, api ports.GuestAPI, token string) error {
+			go poll(ctx, api, early)
+			time.Sleep(time.Second) // and now it is parked
+			if err := api.Admit(token); err != nil {
+				return err
+			}
+			go poll(ctx, api, late)
+			return nil
+		})
+		time.Sleep(2 * time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go task.Service().Kill(ctx)
+		select {
+		case action := <-early:
+			if action.Kind() != domain.KindNone {
+				t.Errorf("the early poll got %v", action)
+			}
+		default:
+			t.Error("the early poll hangs still, and may take the next action")
+		}
+		if action := <-late; action.Kind() != domain.KindKillProcess {
+			t.Errorf("the tools' poll got %v", action)
+		}
+	})
+}
+
 func TestHandingATokenOut(t *testing.T) {
 	log := new(lines)
 	s := newService(t, func(c *host.Config) {

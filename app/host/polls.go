@@ -77,6 +77,15 @@ func (s *Service) park() (domain.Ticket, chan domain.Action) {
 	return ticket, mail
 }
 
+// evictPolls answers all parked polls with nothing to do; s.mu must be held.
+func (s *Service) evictPolls() {
+	for ticket, mail := range s.parked {
+		s.mailbox.Leave(ticket)
+		delete(s.parked, ticket)
+		mail <- domain.Action{} // has room for it
+	}
+}
+
 // match hands actions to polls; s.mu must be held.
 func (s *Service) match() {
 	for {
