@@ -12,7 +12,7 @@ HOST_PLATFORM := $(shell $(GO) env GOHOSTOS)/$(shell $(GO) env GOHOSTARCH)
 PLATFORMS   := linux/amd64 linux/arm64 darwin/arm64 windows/amd64
 
 .DEFAULT_GOAL := help
-.PHONY: help build run image test check bench fuzz soak clean vm-tools race-tools test-tools bench-tools
+.PHONY: help build run image test check bench fuzz fuzz-corpus soak clean vm-tools race-tools test-tools bench-tools
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -129,12 +129,18 @@ endif
 # A count of inputs, for Go's fuzzer now and then takes the end of a duration for a failure of the target
 # ("context deadline exceeded", with no input to blame).
 FUZZTIME ?= 100000x
+CORPUS = tests/testdata/fuzz-corpus.tar.gz
 fuzz: ## every parser, FUZZTIME each: a count of inputs, or a duration
+	@mkdir -p $$($(GO) env GOCACHE)/fuzz && tar -xzf $(CORPUS) -C $$($(GO) env GOCACHE)/fuzz
 	@set -e; for package in $$(grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$package/*_test.go | sed 's/func //'); do \
 			echo "$$package $$target"; \
 			$(GO) test -buildvcs=false -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
 		done; done
+
+fuzz-corpus: ## keep what fuzzing has found so far: inputs that go where no other did
+	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=644 --no-recursion -C $$($(GO) env GOCACHE)/fuzz \
+		-czf $(CORPUS) $$(cd $$($(GO) env GOCACHE)/fuzz && find github.com/hexworker/metaservice -type f)
 
 # The packages whose tests have counts to raise.
 LONG = $(shell grep -rl --include=*_test.go 'contract\.\(Long\|Count\|Processes\|Machine\)' . | xargs -n1 dirname | sort -u)
