@@ -1,3 +1,5 @@
+//go:build unix
+
 package bench
 
 import (
@@ -25,6 +27,8 @@ import (
 	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 )
+
+func init() { roles["bench-host"], roles["bench-guests"] = hostMain, guestsMain }
 
 // hostMain is a host with as many guests as it is told, which are elsewhere.
 func hostMain(listener net.Listener) int {

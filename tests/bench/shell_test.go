@@ -170,7 +170,6 @@ func newRelay(b *testing.B, role string, through func(b *testing.B, address stri
 // roles are what this program is where it is run again.
 var roles = map[string]func(net.Listener) int{
 	"bench-relay": relayMain, "bench-server": serverMain, "bench-sender": senderMain,
-	"bench-host": hostMain, "bench-guests": guestsMain,
 }
 
 // playRole listens, tells where, and plays a role until its standard input ends.
