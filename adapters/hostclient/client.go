@@ -110,11 +110,16 @@ func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if unix, ok := conn.(*net.UnixConn); ok {
-		return bigCopyConn{unix}, nil
+	end := newConnEnd()
+	switch conn := conn.(type) {
+	case *net.UnixConn:
+		return bigCopyConn{conn, end}, nil
+	case *net.TCPConn:
+		wire.DontPace(conn)
+		return tcpConn{conn, end}, nil
 	}
 	wire.DontPace(conn)
-	return conn, nil
+	return anyConn{conn, end}, nil
 }
 
 func (c *Client) connect(ctx context.Context) (net.Conn, error) {
@@ -127,7 +132,12 @@ func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 
 // bigCopyConn copies files to a unix socket in large blocks: there is no sendfile to one, and net/http
 // would take 32 KiB at a time.
-type bigCopyConn struct{ *net.UnixConn }
+type bigCopyConn struct {
+	*net.UnixConn
+	*connEnd
+}
+
+func (c bigCopyConn) Read(p []byte) (int, error) { return c.watch(c.UnixConn.Read(p)) }
 
 const bigCopy = 256 << 10
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
 
 	"github.com/hexworker/metaservice/adapters/wire"
@@ -15,6 +16,7 @@ var (
 	errLogAborted = errors.New("the log was broken off")
 	errLogClosed  = errors.New("the log is closed")
 	errLogEarly   = errors.New("the host ended the log before its end")
+	errLogCut     = errors.New("the connection of the log ended")
 )
 
 // logStream is a log body on its way. The writer's block goes to net/http's own goroutine as it is,
@@ -25,6 +27,7 @@ type logStream struct {
 	blocks chan []byte
 	taken  chan writeResult // one for each block, always
 	ended  chan struct{}    // closed by Close
+	cut    <-chan struct{}  // closed when the connection ends; pump's, since before it runs
 	done   chan struct{}    // closed when the request is over and err is set
 	err    error
 	whole  bool // the body went out to its end
@@ -48,6 +51,11 @@ func (c *Client) OpenLog(ctx context.Context) (ports.LogStream, error) {
 		ended:  make(chan struct{}),
 		done:   make(chan struct{}),
 	}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		if conn, ok := info.Conn.(interface{ ended() <-chan struct{} }); ok {
+			s.cut = conn.ended()
+		}
+	}})
 	req, err := c.request(ctx, http.MethodPost, wire.PathLog, nil, streamBody{upload: s.upload, write: s.pump})
 	if err != nil {
 		cancel(nil)
@@ -84,6 +92,9 @@ func (s *logStream) pump(w io.Writer) error {
 		case <-s.ended:
 			s.whole = true
 			return nil
+		case <-s.cut:
+			s.upload.awaitAnswer() // which may have come before the end
+			return errLogCut
 		case <-s.upload.ctx.Done():
 			return context.Cause(s.upload.ctx)
 		}

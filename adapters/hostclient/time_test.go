@@ -296,3 +296,51 @@ func TestAnswersThatDontEnd(t *testing.T) {
 		}
 	})
 }
+
+// A host may go away while the task is silent for hours. What it says then is not lost to a connection that
+// is known to be dead: the number of bytes that may be lost is 0, so they go into the next body.
+func TestALogWhoseConnectionEndsWhileItIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := piped(t, func(_ int, conn net.Conn) {
+			http.ReadRequest(bufio.NewReader(conn))
+			time.Sleep(time.Hour)
+			conn.Close()
+		})
+		defer client.Close()
+		log, err := client.OpenLog(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour)
+		if n, err := log.Write([]byte("x")); n != 0 || err == nil {
+			t.Errorf("wrote %d bytes, %v", n, err)
+		}
+		if err := log.Close(); err == nil {
+			t.Error("a log whose connection ended was closed without an error")
+		}
+	})
+}
+
+// A host that refuses a log answers, and hangs up: its word is heard.
+func TestALogThatIsRefusedWhileItIsSilent(t *testing.T) {
+	for range 20 { // the answer and the end come together
+		synctest.Test(t, func(t *testing.T) {
+			client := piped(t, func(_ int, conn net.Conn) {
+				http.ReadRequest(bufio.NewReader(conn))
+				body := wire.EncodeError(&domain.Error{Code: domain.CodeResourceConflict, Message: "no"})
+				fmt.Fprintf(conn, "HTTP/1.1 409 Conflict\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(body), body)
+				conn.Close()
+			})
+			defer client.Close()
+			log, err := client.OpenLog(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour)
+			if n, err := log.Write([]byte("x")); n != 0 || !errors.Is(err, &domain.Error{Code: domain.CodeResourceConflict}) {
+				t.Errorf("wrote %d bytes, %v", n, err)
+			}
+			log.Abort()
+		})
+	}
+}
