@@ -316,3 +316,32 @@ func TestMessagesOfNetHTTPAreQuoted(t *testing.T) {
 		}
 	})
 }
+
+// A guest can have net/http say the same thing any number of times: the log has it a few times, and a message
+// of another kind all the same.
+func TestMessagesOfNetHTTPDontFillTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged records
+		dial := inMemory(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/twice" {
+				w.WriteHeader(http.StatusOK)
+				w.WriteHeader(http.StatusOK)
+				return
+			}
+			panic("no way")
+		}, slog.New(&logged))
+		for range 100 {
+			conn := dial()
+			fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+			io.Copy(io.Discard, conn)
+		}
+		conn := dial()
+		fmt.Fprint(conn, "GET /twice HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+		io.Copy(io.Discard, conn)
+		synctest.Wait()
+		text := logged.text()
+		if panics, others := strings.Count(text, "no way"), strings.Count(text, "superfluous"); panics != 8 || others != 1 {
+			t.Errorf("100 panics were logged %d times, and something else %d times: %q", panics, others, text)
+		}
+	})
+}
