@@ -15,5 +15,5 @@
 //   - It takes a message for whole whose peer died between two of its frames: frameConn counts those that are.
 //   - It answers pings on the goroutine that reads, without end, and takes any guessed pong for an answer:
 //     frameConn takes both out, and what is written is no concern of the reader.
-//   - It reads empty frames without end: frameConn counts what comes beside data.
+//   - It reads empty frames without end: frameConn counts what comes beside data, and drops the empty ones.
 package wsshell

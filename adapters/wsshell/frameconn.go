@@ -72,6 +72,7 @@ type frameConn struct {
 	read    *bufio.Reader
 	passing int64 // bytes of a frame that the library is to have still
 	final   bool  // that frame ends a message
+	within  bool  // the library has had a part of a message
 	whole   int64 // messages that the library has had to their ends
 	loose   float64
 	room    float64
@@ -215,7 +216,8 @@ func (c *frameConn) next() (*block, error) {
 	return b, nil
 }
 
-// begin peeks at the next frame's header, once the pings and pongs before it are taken out.
+// begin peeks at the next frame's header, once the pings and pongs before it are taken out, and the pieces of a
+// message in which there is nothing.
 func (c *frameConn) begin() (head frameHead, err error) {
 	for {
 		head = frameHead{}
@@ -228,6 +230,10 @@ func (c *frameConn) begin() (head frameHead, err error) {
 		}
 		if head.masked() == c.guest {
 			return head, errMask
+		}
+		if c.within && head.isEmptyPiece() { // each would cost the library as much as a message
+			_, _ = c.read.Discard(head.n) // which is there
+			continue
 		}
 		if opcode := head.opcode(); opcode != opcodePing && opcode != opcodePong {
 			return head, nil
@@ -279,6 +285,7 @@ func (c *frameConn) Read(p []byte) (int, error) {
 		}
 		c.passing = int64(head.n) + min(head.payload(), math.MaxInt64-headRoom)
 		c.final = head.opcode() < opcodeClose && head.buf[0]&finalBit != 0
+		c.within = !c.final && (c.within || head.opcode() < opcodeClose)
 	}
 	n, err := c.read.Read(p[:min(int64(len(p)), c.passing)])
 	c.passing -= int64(n)

@@ -9,10 +9,11 @@ import (
 
 // The opcodes that matter here: RFC 6455, section 11.8.
 const (
-	opcodeBinary = 2
-	opcodeClose  = 8
-	opcodePing   = 9
-	opcodePong   = 10
+	opcodeContinuation = 0
+	opcodeBinary       = 2
+	opcodeClose        = 8
+	opcodePing         = 9
+	opcodePong         = 10
 )
 
 const (
@@ -79,6 +80,9 @@ func (h *frameHead) payload() int64 {
 
 // isMessage tells whether this is a whole message of bytes.
 func (h *frameHead) isMessage() bool { return h.buf[0] == finalBit|opcodeBinary }
+
+// isEmptyPiece tells whether this is a piece of a message that adds nothing to it, nor ends it.
+func (h *frameHead) isEmptyPiece() bool { return h.buf[0] == opcodeContinuation && h.payload() == 0 }
 
 // headRoom is what is left free in front of a message for its frame's header.
 const headRoom = 14

@@ -141,6 +141,43 @@ func TestThreat17FragmentsWithoutEnd(t *testing.T) {
 	}
 }
 
+// Pieces of a message in which there is nothing change nothing of it, wherever they stand; where there is no
+// message, they are as wrong as any.
+func TestThreat18EmptyPiecesAreNothing(t *testing.T) {
+	empty := frame(opContinuation | notLast)
+	for version, features := range versions {
+		t.Run(version, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := attack(t, features, domain.ShellSpec{})
+				a.reads(true)
+				err := a.sends(frame(opBinary|notLast), empty, frame(opContinuation|notLast, 0, 1, 'x'), empty, empty, frame(opPing), empty,
+					frame(opContinuation, 'y'), output(domain.Stdout, []byte("z")),
+					frame(opBinary|notLast, 0, 1), empty, frame(opContinuation), output(domain.Stderr, nil), exit(true))
+				if err != nil {
+					t.Error(err)
+				}
+				got, err := io.ReadAll(a.host.StdoutPipe())
+				if string(got) != "xyz" || err != nil {
+					t.Errorf("%q, %v", got, err)
+				}
+				if success, err := a.host.Wait(); !success || err != nil {
+					t.Errorf("the result is %t, %v", success, err)
+				}
+				a.conn.Close()
+				<-a.served
+			})
+			synctest.Test(t, func(t *testing.T) {
+				a := attack(t, features, domain.ShellSpec{})
+				a.reads(true)
+				if err := a.sends(output(domain.Stdout, []byte("x")), empty); err != nil {
+					t.Error(err)
+				}
+				a.over()
+			})
+		})
+	}
+}
+
 // floods are what costs a guest little to send, and is of no use.
 var floods = map[string]struct {
 	begin, frame []byte
