@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	// The parallel tests are those that wait. What is measured isn't parallel to anything.
-	if err := flag.Set("test.parallel", "4"); err != nil {
+	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
@@ -47,6 +47,9 @@ func often(short, long int) int {
 	}
 	return short
 }
+
+// patience is how long anything may take that isn't measured.
+func patience() time.Duration { return time.Duration(often(2, 60)) * time.Minute }
 
 // play starts this binary in a role, in a folder, and in namespaces of its own if any. It dies with the test,
 // and is killed at its end.
@@ -128,7 +131,7 @@ func (h *host) call(t *testing.T, method string, args, reply any) {
 		if call.Error != nil {
 			t.Fatalf("%s: %v", method, call.Error)
 		}
-	case <-time.After(2 * time.Minute):
+	case <-time.After(patience()):
 		t.Fatalf("%s: no answer", method)
 	}
 }
@@ -261,7 +264,7 @@ func (a *attacker) hears(t *testing.T, what string) {
 // wait waits for the attack to end by itself.
 func (a *attacker) wait(t *testing.T) Tally {
 	t.Helper()
-	tally := within(t, 2*time.Minute, a.name, a.tally)
+	tally := within(t, patience(), a.name, a.tally)
 	if tally.Err != "" {
 		t.Fatalf("%s: %s", a.name, tally.Err)
 	}

@@ -128,7 +128,7 @@ func listed(t *testing.T, limits metaservice.Limits, args map[string]string) (l 
 	var base int64
 	h.call(t, "Watch", struct{}{}, &base)
 	before := h.usage(t)
-	l = within(t, 2*time.Minute, "the list", h.list(t, "/folder"))
+	l = within(t, patience(), "the list", h.list(t, "/folder"))
 	after := h.usage(t)
 	tally = a.stop(t)
 	peak, cpu = after.Peak-base, after.CPU-before.CPU

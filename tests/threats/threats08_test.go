@@ -113,7 +113,7 @@ func TestThreat08ListLies(t *testing.T) {
 	for seed := range 2 {
 		h := startHost(t, HostSpec{})
 		a := attack(t, h, "lying lists", map[string]string{"seed": fmt.Sprint(seed), "names": fmt.Sprint(names)})
-		l := within(t, time.Minute, "the list", begin[Listed](t, h, "List", Ask{Path: "/folder", Keep: true}))
+		l := within(t, patience(), "the list", begin[Listed](t, h, "List", Ask{Path: "/folder", Keep: true}))
 		tally := a.stop(t)
 		want := truths(lies(uint64(seed), names))
 		t.Logf("of %d names %d are kept, %d refused", names, l.Count, l.Refused)

@@ -376,7 +376,7 @@ func TestThreat12LyingContentLength(t *testing.T) {
 	times := often(200, 1000)
 	h := startHost(t, HostSpec{Limits: metaservice.Limits{Tries: 1, Stall: 5 * time.Second, Reply: 5 * time.Second}})
 	a := attack(t, h, "cuts", map[string]string{"at once": fmt.Sprint(atOnce)})
-	c := within(t, 5*time.Minute, "the artifacts", begin[Cuts](t, h, "Artifacts", Artifacts{Times: times, AtOnce: atOnce}))
+	c := within(t, patience(), "the artifacts", begin[Cuts](t, h, "Artifacts", Artifacts{Times: times, AtOnce: atOnce}))
 	tally := a.stop(t)
 	t.Logf("of %d artifacts %d came whole and %d broke off; the guest sent %v", times, c.Whole, c.Broken, tally.Counts)
 	if len(c.Short) > 0 || len(c.Other) > 0 {

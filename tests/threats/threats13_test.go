@@ -171,9 +171,9 @@ func guesses(r *raid) error {
 						return
 					}
 					defer conn.Close()
-					conn.SetDeadline(time.Now().Add(time.Minute))
 					from = bufio.NewReader(conn)
 				}
+				conn.SetDeadline(time.Now().Add(time.Minute))
 				io.WriteString(conn, reply(guess(random, action.ID))+sized(0))
 				answer, err := readAnswer(from)
 				switch {
