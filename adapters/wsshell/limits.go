@@ -6,7 +6,7 @@ import "github.com/hexworker/metaservice/domain"
 func LimitRows() []domain.LimitRow {
 	const (
 		fixed = "fixed: the protocol says so"
-		ends  = "the shell is broken off, and its caller is told why"
+		ends  = "the shell is broken off, and its caller is told why; in the log"
 	)
 	return []domain.LimitRow{
 		{Area: domain.AreaShells, Name: "message", Default: domain.LimitBytes(domain.ShellMessage), Of: "one message of version 1; with shell2 a block of " + domain.LimitBytes(domain.Shell2Block), AtLimit: ends, Change: fixed},

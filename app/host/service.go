@@ -78,6 +78,7 @@ type Service struct {
 	brokenLogs seldom
 	fullDisks  seldom
 	manyPolls  seldom
+	cutShells  seldom // that ended before they said how
 	access     domain.Access
 	proved     bool   // a request has shown the token
 	strangers  seldom // requests that did not

@@ -215,7 +215,29 @@ func (s *Service) Shell(ctx context.Context, id domain.ActionID, connect func(po
 	}
 	defer expireAfter(shell, s.patienceWith(a.action.Shell()))()
 	shell.Serve(life)
+	if life.Err() == nil {
+		s.tellBroken(shell)
+	}
 	return nil
+}
+
+// tellBroken tells the log of a shell that its guest broke off, or a limit did: its caller alone knows of it
+// otherwise.
+func (s *Service) tellBroken(shell ports.ShellSession) {
+	select {
+	case <-shell.Done():
+	default:
+		return
+	}
+	_, err := shell.Wait()
+	if err == nil || errors.Is(err, domain.ErrShellAborted) || errors.Is(err, domain.ErrShellTerminated) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cutShells.again() {
+		s.log.Warn("a shell broke off", "error", domain.Quote(err.Error()), "time", s.cutShells)
+	}
 }
 
 // connect completes the handshake of a shell, for which it has as long as for any reply.

@@ -3,6 +3,7 @@ package host_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -115,6 +116,32 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 type endless struct{ io.Reader }
 
 func (endless) SetReadDeadline(time.Time) error { return nil }
+
+// A shell that breaks off at a limit is in the log, too; one that ends as shells do isn't.
+func TestBrokenShellsAreToldInTheLog(t *testing.T) {
+	var logged bytes.Buffer
+	s := newService(t, func(c *host.Config) { c.Logger = slog.New(slog.NewTextHandler(&logged, nil)) })
+	const shells = 10
+	for range shells {
+		broken, _, served := openOne(t, s, domain.ShellSpec{})
+		broken.end(domain.Result{}, fmt.Errorf("%w: a flood of \x1b", domain.ErrInvalidFrame))
+		broken.exits(false, 1)
+		<-served
+		fine, _, served := openOne(t, s, domain.ShellSpec{})
+		fine.exits(true, 0)
+		<-served
+		_, aborted, served := openOne(t, s, domain.ShellSpec{})
+		if err := aborted.Abort(); err != nil {
+			t.Error(err)
+		}
+		<-served
+	}
+	s.Close()
+	text := logged.String()
+	if strings.Count(text, "a shell broke off") != 5 || !strings.Contains(text, "time=8") || strings.Contains(text, "\x1b") {
+		t.Errorf("%d broken shells are told as\n%s", shells, text)
+	}
+}
 
 // Limits that a guest meets are in the log, with how often, and not each time.
 func TestLimitsAreToldInTheLog(t *testing.T) {
