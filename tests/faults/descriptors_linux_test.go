@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -13,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hexworker/metaservice"
+	"github.com/hexworker/metaservice/domain"
 )
 
 // A host that runs out of descriptors says so to whoever asks for a file, keeps the guest that it has, and
@@ -65,50 +64,43 @@ func TestNoDescriptors(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	ask := func() string {
+	tell := func(command string) string {
 		t.Helper()
-		if _, err := io.WriteString(commands, "file\n"); err != nil {
+		if _, err := fmt.Fprintln(commands, command); err != nil {
 			t.Fatal(err)
 		}
-		return hears("file")
+		return hears(command)
 	}
+	ask := func() string { return tell("file") }
 	fine := fmt.Sprintf("%d bytes, <nil>", len(artifact))
 	if got := ask(); got != fine {
 		t.Fatalf("with descriptors: %s", got)
 	}
-	var crowd []net.Conn
-	defer func() {
-		for _, conn := range crowd {
-			conn.Close()
-		}
-	}()
-	for range 2 * fewDescriptors {
-		conn, err := net.Dial("tcp", address) // the kernel takes those, too, that the host doesn't
-		if err != nil {
-			t.Fatal(err)
-		}
-		crowd = append(crowd, conn)
-	}
+	tell("hoard")
 	eventually(t, "the host has descriptors left", func() bool {
 		got := ask()
-		if got != fine && !(strings.Contains(got, "too many open files") && strings.Contains(got, metaservice.ErrNonFatalInternalError.Error())) {
+		told := strings.Contains(got, "too many open files") && strings.Contains(got, metaservice.ErrNonFatalInternalError.Error())
+		// Or the guest has given a connection up, and gets no other.
+		away := strings.Contains(got, domain.ErrNoPoll.Error()) || strings.Contains(got, context.DeadlineExceeded.Error())
+		if got != fine && !told && !away {
 			t.Fatalf("without descriptors: %s", got)
+		}
+		if got != fine {
+			t.Logf("without descriptors: %s", got)
 		}
 		return got != fine
 	})
-	for _, conn := range crowd {
-		conn.Close()
-	}
+	proxy.Sever() // the guest dials anew, and nobody can take it, but for the descriptors that this has freed
+	tell("hoard")
+	ask()
+	tell("release")
 	begun := time.Now()
 	eventually(t, "the host doesn't recover", func() bool { return ask() == fine })
-	if took := time.Since(begun); took > 5*time.Second {
+	if took := time.Since(begun); took > 10*time.Second {
 		t.Errorf("it took %s to recover", took)
 	}
 	close(finish)
-	if _, err := io.WriteString(commands, "end\n"); err != nil {
-		t.Fatal(err)
-	}
-	if got := hears("end"); got != "success, nothing left" {
+	if got := tell("end"); got != "success, nothing left" {
 		t.Errorf("at its end the host says: %s", got)
 	}
 	if err := host.Wait(); err != nil {
@@ -131,9 +123,21 @@ func serveShort(t *testing.T) {
 	}
 	defer os.RemoveAll(w.storage)
 	fmt.Printf("\naddress: %s\n", w.address)
+	var hoard []*os.File
 	for commands := bufio.NewScanner(os.Stdin); commands.Scan(); {
-		ctx, cancel := context.WithTimeout(t.Context(), callTime)
+		ctx, cancel := context.WithTimeout(t.Context(), hopeless)
 		switch commands.Text() {
+		case "hoard":
+			file, err := os.Open(os.DevNull)
+			for ; err == nil; file, err = os.Open(os.DevNull) {
+				hoard = append(hoard, file)
+			}
+			fmt.Printf("hoard: %v\n", err)
+		case "release":
+			for _, file := range hoard {
+				file.Close()
+			}
+			fmt.Println("release: done")
 		case "file":
 			got := fetch(ctx, w.service, "file")
 			fmt.Printf("file: %d bytes, %v\n", len(got.content), got.err)

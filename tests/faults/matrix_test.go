@@ -129,7 +129,7 @@ func openFiles() []string {
 
 // The times for which a cell's callers wait: what comes right in the end does so within the first.
 const (
-	callTime = 10 * time.Second
+	callTime = 20 * time.Second
 	hopeless = 3 * time.Second
 )
 

@@ -92,7 +92,7 @@ func (p *Proxy) pass(guest *net.TCPConn) {
 		guest.Close()
 		return
 	}
-	l := &link{proxy: p, guest: guest, host: host.(*net.TCPConn), hit: make(chan struct{})}
+	l := &link{proxy: p, guest: guest, host: host.(*net.TCPConn), hit: make(chan struct{}), paced: make(map[bool]time.Time)}
 	p.mu.Lock()
 	p.passed[l] = struct{}{}
 	p.mu.Unlock()
@@ -139,7 +139,8 @@ type link struct {
 	body     int  // bytes that may go to the host until AmidBody strikes; it counts once the headers are through
 	headers  bool // they are
 	since    time.Time
-	pieces   int // that Slicing has made
+	pieces   int                // that Slicing has made
+	paced    map[bool]time.Time // until when what Bandwidth has let through takes, to the host and to the guest
 }
 
 var errOver = errors.New("the connection is over")
@@ -365,17 +366,29 @@ func (l *link) write(to *net.TCPConn, chunk []byte) error {
 	return err
 }
 
-// trickle writes so many bytes a second.
+// trickle writes so many bytes a second, and catches up where it was late itself.
 func (l *link) trickle(to *net.TCPConn, chunk []byte, rate int) error {
 	const tick = 10 * time.Millisecond
+	l.mu.Lock()
+	at := l.paced[to == l.guest]
+	if now := time.Now(); at.Before(now.Add(-time.Second)) {
+		at = now
+	}
+	l.mu.Unlock()
 	for size := max(1, rate/int(time.Second/tick)); len(chunk) > 0; {
 		n := min(size, len(chunk))
 		if _, err := to.Write(chunk[:n]); err != nil {
 			return err
 		}
 		chunk = chunk[n:]
-		l.wait(tick)
+		at = at.Add(time.Second * time.Duration(n) / time.Duration(rate))
+		if rest := time.Until(at); rest > 0 {
+			l.wait(rest)
+		}
 	}
+	l.mu.Lock()
+	l.paced[to == l.guest] = at
+	l.mu.Unlock()
 	return nil
 }
 
