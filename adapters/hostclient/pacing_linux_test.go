@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Logs and artifacts are as much in bulk as shells: paced, they come at half the rate.
+// Logs and artifacts come in bulk as much as shells do, which pacing slows.
 func TestWhatIsSentToTheHostIsNotPaced(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
