@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -467,6 +468,53 @@ func TestPostLog(t *testing.T) {
 	if ends := peer.Seen().LogEnds; !errors.Is(err, unreadable) || len(ends) != 2 || ends[1] == io.EOF {
 		t.Errorf("a file that can't be read to its end: %v; the log ended with %v, which must not look whole", err, ends)
 	}
+}
+
+// TestPostLogAsksAgain posts to a host that has too much to do: it took nothing, so nothing is lost, and
+// nothing is there twice. What is too long to be kept fails, and what is refused for another reason.
+func TestPostLogAsksAgain(t *testing.T) {
+	busy := &domain.Error{Code: domain.CodeTooManyRequests, Message: "later"}
+	for name, text := range map[string]string{"empty": "", "a line": "line\n", "as much as is kept": strings.Repeat("x", postKept)} {
+		synctest.Test(t, func(t *testing.T) {
+			peer := contract.NewPeer()
+			host := &busyHost{fakeHost: newFakeHost(peer), refusal: busy, until: time.Now().Add(40 * time.Second)}
+			n, err := PostLog(t.Context(), host, iotest.OneByteReader(strings.NewReader(text)))
+			if n != int64(len(text)) || err != nil || peer.Seen().Log != text {
+				t.Errorf("%s: %d bytes, %v; the log has %d", name, n, err, len(peer.Seen().Log))
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		host := &busyHost{fakeHost: newFakeHost(contract.NewPeer()), refusal: busy, until: time.Now().Add(time.Hour)}
+		start := time.Now()
+		if _, err := PostLog(t.Context(), host, strings.NewReader("line\n")); !errors.Is(err, busy) {
+			t.Errorf("a host that never has time: %v", err)
+		}
+		if took := time.Since(start); took < 45*time.Second || took > time.Minute {
+			t.Errorf("it was asked for %s, for close to a minute was meant", took)
+		}
+		start = time.Now()
+		long := strings.NewReader(strings.Repeat("x", postKept+logBlock))
+		if _, err := PostLog(t.Context(), host, long); !errors.Is(err, busy) || time.Since(start) > time.Second {
+			t.Errorf("more than is kept: %v after %s", err, time.Since(start))
+		}
+	})
+}
+
+// busyHost refuses logs for a while.
+type busyHost struct {
+	*fakeHost
+	refusal *domain.Error
+	until   time.Time
+}
+
+func (h *busyHost) OpenLog(ctx context.Context) (ports.LogStream, error) {
+	if time.Now().After(h.until) {
+		return h.fakeHost.OpenLog(ctx)
+	}
+	peer := contract.NewPeer()
+	peer.LogFails = h.refusal
+	return newFakeHost(peer).OpenLog(ctx)
 }
 
 type failing struct{ err error }
