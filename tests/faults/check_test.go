@@ -29,6 +29,12 @@ func (h *history) check() (wrong []error) {
 	return wrong
 }
 
+// mayHitLog tells whether the log's connection may have failed: its own, or one that had served another
+// request by then and was kept, and so is the log's if that begins just now.
+func (c cell) mayHitLog() bool {
+	return !c.kind.Harmless() && (c.endpoint.name == "log" || c.moment >= AmidAnswer)
+}
+
 // killed tells whether the task was ended before it had said all.
 func (h *history) killed() bool { return h.cell.endpoint.ask == "kill" }
 
@@ -46,7 +52,7 @@ func (h *history) i1LogIsPrefix() error {
 	rest := h.log[same:]
 	switch {
 	case rest == "":
-	case h.cell.endpoint.name != "log" || h.cell.kind.Harmless():
+	case !h.cell.mayHitLog():
 		return fmt.Errorf("I1: the log is no prefix: from byte %d on it goes on with %.40q", same, rest)
 	case !strings.Contains(said[same:], rest):
 		return fmt.Errorf("I1: the log has more than one hole: from byte %d on it goes on with %.40q", same, rest)
@@ -210,14 +216,14 @@ func (h *history) fate() error {
 		want = domain.StatusFailed
 	}
 	switch {
-	case h.cell.endpoint.name != "log" || h.cell.kind.Harmless() || h.cell.kind == Stall:
+	case !h.cell.mayHitLog() || h.cell.kind == Stall && h.cell.endpoint.name == "log":
 		if h.ended != nil || h.outcome.Status != want || h.outcome.Err != nil {
 			return fmt.Errorf("the task ended as %s, %w, %w; want %s", h.outcome.Status, h.outcome.Err, h.ended, want)
 		}
 	case h.ended != nil:
 		// The answer to a log is waited for as long as the host answers anything else: it may have a slow
 		// sink. A connection that is half-open holds the result back, then, until somebody gives up.
-		if !h.cell.never() || !errors.Is(h.ended, context.DeadlineExceeded) {
+		if lost := h.cell.kind == LoseUp || h.cell.kind == LoseDown; !lost || !errors.Is(h.ended, context.DeadlineExceeded) {
 			return fmt.Errorf("the task has no outcome: %w", h.ended)
 		}
 	case !h.outcome.Succeeded() && h.outcome.Err == nil && h.outcome.Report() == nil:
