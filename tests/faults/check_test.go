@@ -32,7 +32,7 @@ func (h *history) check() (wrong []error) {
 // mayHitLog tells whether the log's connection may have failed: its own, or one that had served another
 // request by then and was kept, and so is the log's if that begins just now.
 func (c cell) mayHitLog() bool {
-	return !c.kind.Harmless() && (c.endpoint.name == "log" || c.moment >= AmidAnswer)
+	return !c.kind.Harmless() && (c.endpoint.name == "log" || c.moment >= BeforeAnswer)
 }
 
 // killed tells whether the task was ended before it had said all.
