@@ -182,6 +182,9 @@ func (d *filesDecoder) wrap(err error) error {
 	if d.guard.err != nil {
 		return d.guard.err
 	}
+	if syntactic, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+		err = syntactic.Err // without the place by its names, which are the guest's and come as they are
+	}
 	return fmt.Errorf("%w: a folder's list at byte %d: %w", domain.ErrInvalidReply, d.dec.InputOffset(), err)
 }
 
