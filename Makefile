@@ -135,7 +135,7 @@ fuzz: ## every parser, FUZZTIME each: a count of inputs, or a duration
 	@set -e; for package in $$(grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$package/*_test.go | sed 's/func //'); do \
 			echo "$$package $$target"; \
-			$(GO) test -buildvcs=false -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+			$(GO) test -buildvcs=false -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1000x $$package; \
 		done; done
 
 fuzz-corpus: ## keep what fuzzing has found so far: inputs that go where no other did
