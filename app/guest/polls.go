@@ -103,7 +103,9 @@ func (g *Guest) take(action domain.Action) bool {
 		g.log.Warn("an action came twice, or is one too many; it is passed over", "action", action)
 		return false
 	}
-	runtime.Gosched() // the action first, and then the next poll: somebody waits for the one
+	if !g.crew.several() {
+		runtime.Gosched() // the action first, and then the next poll: somebody waits for the one
+	}
 	return true
 }
 
