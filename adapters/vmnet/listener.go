@@ -176,13 +176,14 @@ func (c *crowd) leave(endpoint tcpip.Endpoint) {
 
 // conn makes a connection of one that has entered. Its end leaves.
 func (c *crowd) conn(queue *waiter.Queue, endpoint tcpip.Endpoint) *conn {
-	return &conn{TCPConn: gonet.NewTCPConn(queue, endpoint), leave: sync.OnceFunc(func() { c.leave(endpoint) })}
+	return &conn{TCPConn: gonet.NewTCPConn(queue, endpoint), endpoint: endpoint, leave: sync.OnceFunc(func() { c.leave(endpoint) })}
 }
 
 // conn is a connection that was counted in.
 type conn struct {
 	*gonet.TCPConn
-	leave func()
+	endpoint tcpip.Endpoint
+	leave    func()
 }
 
 // Close implements net.Conn.
@@ -190,4 +191,10 @@ func (c *conn) Close() error {
 	err := c.TCPConn.Close()
 	c.leave()
 	return err
+}
+
+// reset closes it in such a way that the guest knows it for broken.
+func (c *conn) reset() {
+	c.endpoint.Abort()
+	_ = c.Close()
 }

@@ -124,6 +124,56 @@ func TestNATReachesTheWorld(t *testing.T) {
 	}
 }
 
+// A connection that breaks at one end is broken at the other, and looks nothing like one that has ended: what
+// came before may not be all.
+func TestNATPassesOnThatAConnectionBroke(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	w := &world{places: map[string]string{"tcp 192.0.2.1:80": listener.Addr().String()}}
+	_, conn := network(t, vmnet.Config{NAT: w.nat()})
+	g := newGuest(t, conn, itself)
+	inside := g.mustDial(t, "192.0.2.1:80")
+	outside, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outside.Close()
+	if _, err := outside.Write([]byte("half")); err != nil {
+		t.Fatal(err)
+	}
+	inside.SetDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(inside, make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	outside.(*net.TCPConn).SetLinger(0)
+	outside.Close()
+	if more, err := io.ReadAll(inside); err == nil || isTimeout(err) {
+		t.Errorf("the world broke off, and the guest read %d bytes more and %v", len(more), err)
+	}
+}
+
+// A flow that the world refuses ends, so that the guest's next packet begins another one: else it would hear
+// nothing from who comes later.
+func TestNATFlowsEndWhenRefused(t *testing.T) {
+	nobody, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{places: map[string]string{"udp 192.0.2.1:99": nobody.LocalAddr().String()}}
+	nobody.Close()
+	_, conn := network(t, vmnet.Config{NAT: w.nat()})
+	flow := newGuest(t, conn, itself).dialUDP(t, "192.0.2.1:99")
+	eventually(t, "no second flow", func() bool {
+		if _, err := flow.Write([]byte("is anybody there?")); err != nil {
+			t.Fatal(err)
+		}
+		return w.dialed.Load() > 1
+	})
+}
+
 // The host itself isn't part of the world.
 func TestNATNeverReachesTheHost(t *testing.T) {
 	w := &world{}

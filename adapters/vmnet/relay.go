@@ -14,13 +14,14 @@ type half interface {
 	CloseWrite() error
 }
 
-// join copies between two connections and closes them: when both directions have ended, when no byte has gone
-// either way for so long, or when the network ends. So neither end makes the host hold them for nothing, one
-// that has ended its own direction and waits for the other one's end either.
+// join copies between two connections and closes them: when both directions have ended, when one has broken, when
+// no byte has gone either way for so long, or when the network ends. So neither end makes the host hold them for
+// nothing, one that has ended its own direction and waits for the other one's end either. But for the first case both
+// ends are reset: a close would look as if all had been said.
 func (n *Network) join(inside half, outside net.Conn, patience time.Duration) {
 	stop := func() {
-		outside.Close()
-		inside.Close()
+		reset(outside)
+		reset(inside)
 	}
 	defer context.AfterFunc(n.crew.context, stop)()
 	idle := time.AfterFunc(patience, stop)
@@ -33,14 +34,27 @@ func (n *Network) join(inside half, outside net.Conn, patience time.Duration) {
 	}()
 	send(inside, outside, moved)
 	<-copied
-	stop()
+	outside.Close()
+	inside.Close()
+}
+
+// reset closes a connection so that its peer knows it for broken.
+func reset(c net.Conn) {
+	switch c := c.(type) {
+	case interface{ reset() }:
+		c.reset()
+		return
+	case interface{ SetLinger(sec int) error }:
+		_ = c.SetLinger(0)
+	}
+	c.Close()
 }
 
 // send copies one direction, and tells of each step. Where it breaks, the other one has no use any more.
 func send(to, from net.Conn, moved func() bool) {
 	if err := copyTelling(to, from, moved); err != nil {
-		to.Close()
-		from.Close()
+		reset(to)
+		reset(from)
 		return
 	}
 	if h, ok := to.(half); ok {
@@ -93,6 +107,7 @@ func (n *Network) relay(inside, outside net.Conn, patience time.Duration) {
 	go func() { // ends with its connections, before relay does
 		defer close(passed)
 		pass(inside, outside, moved)
+		stop() // nobody was there, says the world: the guest's next packet begins anew
 	}()
 	pass(outside, inside, moved)
 	stop()
