@@ -80,7 +80,9 @@ func (c Config) Serve(ctx context.Context, listener net.Listener, handler http.H
 			return wire.WithConn(ctx, wire.Conn{HungUp: hungUpOf(conn), Claim: door.claimOf(conn), Answers: c.answers})
 		},
 		ConnState: door.changed,
-		ErrorLog:  slog.NewLogLogger(newQuoting(logger.Handler()), slog.LevelWarn),
+		// net/http would answer OPTIONS * by itself, past every limit on how often a guest may ask.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(newQuoting(logger.Handler()), slog.LevelWarn),
 	}
 	answered := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

@@ -345,3 +345,16 @@ func TestMessagesOfNetHTTPDontFillTheLog(t *testing.T) {
 		}
 	})
 }
+
+// OPTIONS * goes to the handler as everything else does, and with it through every limit that there is.
+func TestOptionsAreTheHandlers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := inMemory(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }, slog.New(slog.DiscardHandler))()
+		if _, err := io.WriteString(conn, "OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if said, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(said), "HTTP/1.1 418 ") {
+			t.Errorf("it was answered %q, %v", said, err)
+		}
+	})
+}

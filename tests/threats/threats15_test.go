@@ -75,6 +75,7 @@ var requestFloods = map[string]string{
 	"no end points": "GET /" + strings.Repeat("x", 1000) + " HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n",
 	"wrong hosts":   "GET " + wire.PathPing + " HTTP/1.1\r\nHost: evil.example\r\n\r\n",
 	"empty logs":    "POST " + wire.PathLog + " HTTP/1.1\r\nHost: 169.254.169.254\r\nContent-Length: 0\r\n\r\n",
+	"options":       "OPTIONS * HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n",
 	"no HTTP":       "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("\x00", 500) + "\r\n\r\n",
 }
 
