@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -166,6 +167,7 @@ func lookAtDisk(ctx context.Context, program, disk string, format vmimage.DiskFo
 func runTool(ctx context.Context, program string, files []*os.File, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env, cmd.ExtraFiles = []string{"LC_ALL=C"}, files
+	cmd.WaitDelay = time.Second // for what it started that holds its outputs open
 	var out, says bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &says
 	if err := cmd.Run(); err != nil {

@@ -19,7 +19,7 @@ import (
 
 const (
 	// networkPatience is how long QEMU may go on once its end of the card is gone: they end together.
-	networkPatience = 2 * time.Second
+	networkPatience = 10 * time.Second
 	// releasePatience is how long each thing that ends with QEMU may take to do so: that its last words are
 	// heard, and that the server ends. What takes longer is told.
 	releasePatience = 2 * time.Second
@@ -135,15 +135,13 @@ func (g *guest) fail(err error) {
 // live follows the guest through its life, and clears away after it.
 func (g *guest) live() {
 	defer close(g.released)
-	byItself := false
+	byItself, cutOff := false, false
 	select {
 	case <-g.process.exited:
 		byItself = true
 	case <-g.network.Done():
 		byItself = g.awaitExit(networkPatience)
-		if !byItself {
-			g.fail(fmt.Errorf("the guest's network has ended: %w", orGone(g.network.Err())))
-		}
+		cutOff = !byItself
 	case <-g.asked.Done():
 		g.askToEnd()
 	}
@@ -151,8 +149,11 @@ func (g *guest) live() {
 	if err == nil && !within(releasePatience, g.heard) { // its last words
 		err = g.remains()
 	}
-	if byItself {
+	switch {
+	case byItself:
 		g.fail(g.death())
+	case cutOff:
+		g.fail(fmt.Errorf("the guest's network has ended: %w; %s", orGone(g.network.Err()), g.says()))
 	}
 	close(g.done)
 	<-g.asked.Done()
@@ -242,15 +243,19 @@ func (g *guest) awaitExit(within time.Duration) bool {
 
 // death is why a guest is gone that nobody stopped.
 func (g *guest) death() error {
-	console := g.console.String()
+	return fmt.Errorf("%s (QEMU: %s); %s", cause(g.console.String()), g.process.state(), g.says())
+}
+
+// says are the last words of QEMU, and of the guest's console.
+func (g *guest) says() string {
 	says := "its console stayed silent"
-	if console != "" {
+	if console := g.console.String(); console != "" {
 		says = "the last lines of its console: " + quoteAll(console)
 	}
 	if said := g.stderr.String(); said != "" {
 		says = "QEMU says " + quoteAll(said) + "; " + says
 	}
-	return fmt.Errorf("%s (QEMU: %s); %s", cause(console), g.process.state(), says)
+	return says
 }
 
 // Done implements ports.Guest.
