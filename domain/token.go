@@ -10,7 +10,7 @@ type TokenMode string
 
 const (
 	// TokenAuto, the default, demands a token where the machine can hand one over, and from the first
-	// request on that shows it: a guest whose tools know of none is served as ever.
+	// request on that shows it, other than a log: a guest whose tools know of none is served as ever.
 	TokenAuto TokenMode = "auto"
 	// TokenRequired demands it of every request. Where the machine can't hand it over, the first who asks
 	// the host for it has it.
@@ -128,6 +128,7 @@ type Access struct {
 	demanded bool // every request must show it
 	handing  bool // it is on its way over the wire
 	taken    bool // it went over the wire
+	proved   bool // the tools have shown it
 }
 
 // NewAccess makes the rules for a mode. handsOver tells whether the machine can hand the token over.
@@ -147,17 +148,26 @@ func (a *Access) HasToken() bool { return a.token }
 // ByMachine tells whether it is the machine that hands the token over.
 func (a *Access) ByMachine() bool { return a.token && !a.byWire }
 
-// Demanded tells whether every request must show the token.
-func (a *Access) Demanded() bool { return a.demanded }
+// Proved tells whether the guest's tools have shown the token, on which it is demanded ever after.
+func (a *Access) Proved() bool { return a.proved }
 
 // Request takes a request, and tells whether it is served: nil or ErrUnauthorized. The right token is
 // demanded ever after.
 func (a *Access) Request(proof Proof) error {
+	err := a.Log(proof)
+	if a.token && proof == ProofRight {
+		a.demanded, a.proved = true, true
+	}
+	return err
+}
+
+// Log is Request for a log body, which says nothing of the guest's tools: a program of root's that posts a line
+// to the log finds the token where tools that run as another user don't, and these must not be locked out by it.
+func (a *Access) Log(proof Proof) error {
 	switch {
 	case !a.token:
 		return nil
 	case proof == ProofRight:
-		a.demanded = true
 		a.taken = a.byWire // the answer that it came with has arrived before whoever wrote it knows
 		return nil
 	case proof == ProofWrong || a.demanded:

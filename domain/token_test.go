@@ -106,6 +106,15 @@ func TestAccess(t *testing.T) {
 		"auto demands it once it was shown": {domain.TokenAuto, true, []step{
 			{"request", none, nil}, {"hello", right, nil}, {"request", none, no}, {"hello", none, no}, {"request", right, nil}, {"request", wrong, no},
 		}},
+		// A line that root posts to the log in a guest whose tools are another user's locks these out otherwise.
+		"auto is not begun by a log": {domain.TokenAuto, true, []step{
+			{"log", right, nil}, {"request", none, nil}, {"hello", none, nil}, {"log", wrong, no}, {"log", none, nil},
+			{"hello", right, nil}, {"log", none, no}, {"log", right, nil}, {"request", none, no},
+		}},
+		"required demands it of a log": {domain.TokenRequired, true, []step{{"log", none, no}, {"log", wrong, no}, {"log", right, nil}}},
+		"a log that shows it had it handed out": {domain.TokenRequired, false, []step{
+			{"hand out", none, nil}, {"log", right, nil}, {"lost", none, nil}, {"hand out", none, domain.ErrTokenTaken},
+		}},
 		"no mode is auto": {"", true, []step{
 			{"request", none, nil}, {"request", right, nil}, {"request", none, no},
 		}},
@@ -135,6 +144,8 @@ func TestAccess(t *testing.T) {
 				switch s.do {
 				case "request":
 					err = access.Request(s.proof)
+				case "log":
+					err = access.Log(s.proof)
 				case "hello":
 					err = access.Hello(s.proof)
 				case "hand out":

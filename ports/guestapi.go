@@ -11,7 +11,7 @@ import (
 // GuestAPI is what a guest may ask of its host. app/host implements it, and the HTTP API calls it: a
 // driving port. Everything that comes in through it is a hostile guest's.
 //
-// The HTTP API asks Enter, and then Admit or AdmitHello, before anything else of a request is looked at.
+// The HTTP API asks Enter, and then Admit, AdmitLog or AdmitHello, before anything else of a request is looked at.
 //
 // ctx is the request's: it ends when the guest hangs up. Every method is safe for concurrent use.
 // The errors are those of domain (ErrConflict, ErrUnknownAction, ErrInvalidReply and so on); anything
@@ -25,6 +25,10 @@ type GuestAPI interface {
 	// Admit tells whether a request is served that shows this token, which is empty where it shows none:
 	// nil or ErrUnauthorized. It costs as little for a wrong one as for none.
 	Admit(shown string) error
+
+	// AdmitLog is Admit for a log: the token that it shows proves nothing of the guest's tools, and is not
+	// demanded from then on.
+	AdmitLog(shown string) error
 
 	// AdmitHello is Admit for a hello, which a guest may say before it asks for the token.
 	AdmitHello(shown string) error

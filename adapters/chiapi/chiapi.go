@@ -46,12 +46,12 @@ var router = sync.OnceValue(func() chi.Router {
 	r.MethodNotAllowed(methodNotAllowed(r))
 	r.With(admit(ports.GuestAPI.AdmitHello)).Post(wire.PathHello, on((*handler).hello))
 	r.Post(wire.PathToken, bodiless(on((*handler).handToken))) // which has rules of its own
+	r.With(admit(ports.GuestAPI.AdmitLog)).Post(wire.PathLog, on((*handler).appendLog))
 	r.Group(func(r chi.Router) {
 		r.Use(admit(ports.GuestAPI.Admit))
 		r.Get(wire.PathExecute, bodiless(on((*handler).execute)))
 		r.Get(wire.PathPoll, bodiless(on((*handler).poll)))
 		r.Get(wire.PathPing, bodiless(on((*handler).ping)))
-		r.Post(wire.PathLog, on((*handler).appendLog))
 		r.Put(wire.PathSuccess, bodiless(on(resolve(true))))
 		r.Put(wire.PathFailed, bodiless(on(resolve(false))))
 		r.Post(wire.PathReply, on((*handler).reply))

@@ -203,6 +203,20 @@ func TestEveryEndPointDemandsTheToken(t *testing.T) {
 	}
 }
 
+// What guest-tools post-log shows proves nothing of those that run the task, which may be another user's.
+func TestALogThatShowsTheTokenLocksNobodyOut(t *testing.T) {
+	_, h, token := handed(t, domain.TokenAuto)
+	right := []string{"Authorization", "Bearer " + token}
+	ask(t, h, "POST", wire.PathLog, "a line", right...).fine(t, "a log with the token")
+	for _, endPoint := range []string{"POST " + wire.PathLog, "GET " + wire.PathExecute, "GET " + wire.PathPing} {
+		method, path, _ := strings.Cut(endPoint, " ")
+		ask(t, h, method, path, "").fine(t, endPoint+" after it")
+	}
+	hello := `{"version":"2","bootId":"1","os":"linux","arch":"amd64","features":["token"]}`
+	ask(t, h, "POST", wire.PathHello, hello, right...).fine(t, "a hello with the token")
+	ask(t, h, "POST", wire.PathLog, "a line").refused(t, "a log after it", domain.CodeUnauthorized)
+}
+
 // A path that isn't there, and a method that a path hasn't, tell nothing of a guest: they need no token.
 func TestWhatIsNotThereNeedsNoToken(t *testing.T) {
 	_, h, _ := taken(t)

@@ -50,6 +50,9 @@ func (s *Service) machineToken() domain.Token {
 // Admit implements ports.GuestAPI.
 func (s *Service) Admit(shown string) error { return s.admit(shown, s.access.Request) }
 
+// AdmitLog implements ports.GuestAPI.
+func (s *Service) AdmitLog(shown string) error { return s.admit(shown, s.access.Log) }
+
 // AdmitHello implements ports.GuestAPI.
 func (s *Service) AdmitHello(shown string) error { return s.admit(shown, s.access.Hello) }
 
@@ -61,13 +64,13 @@ func (s *Service) admit(shown string, rule func(domain.Proof) error) error {
 	proof := proofOf(s.token, shown)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before := s.access.Proved()
 	err := rule(proof)
 	if err != nil {
 		s.refused(proof)
 		return err
 	}
-	if proof == domain.ProofRight && !s.proved {
-		s.proved = true
+	if !before && s.access.Proved() {
 		s.log.Info("the guest's tools have shown their token: nobody else in the guest is served from now on")
 		s.evictPolls() // none of them can be the tools'
 	}
@@ -112,7 +115,7 @@ func (s *Service) beginHandOut(shown string) error {
 
 // tellUnproved tells once that the task can play its guest's tools; s.mu must be held.
 func (s *Service) tellUnproved() {
-	if s.access.ByMachine() && !s.proved && !s.executed {
+	if s.access.ByMachine() && !s.access.Proved() && !s.executed {
 		s.log.Info("the guest's tools show no token: whatever runs in the guest is served as they are",
 			"knowTokens", s.features.Has(domain.FeatureToken))
 	}

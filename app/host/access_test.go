@@ -166,6 +166,29 @@ func TestWhetherATokenIsDemandedIsTold(t *testing.T) {
 	})
 }
 
+// A line that root posts to the log shows the token, since root finds it. Where the tools are another user's, who
+// can't, they must go on being served: the host would have heard its guest for the last time.
+func TestALineInTheLogDoesNotLockTheToolsOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, polled := new(lines), make(chan domain.Action, 1)
+		task, m := withToken(t, "", log, func(ctx context.Context, api ports.GuestAPI, _ string) error {
+			return api.Poll(ctx, func(a domain.Action) error { polled <- a; return nil })
+		})
+		s := task.Service()
+		synctest.Wait()
+		if err := errors.Join(s.AdmitLog(m.options.Token), s.Admit(""), s.AdmitHello(""), s.AdmitLog("")); err != nil {
+			t.Errorf("the tools, which show none: %v", err)
+		}
+		synctest.Wait()
+		if len(polled) > 0 || strings.Contains(log.String(), "have shown their token") {
+			t.Errorf("the tools' poll was ended, or it is told that they have shown it:\n%s", log)
+		}
+		if _, err := s.Execute(t.Context()); err != nil || !strings.Contains(log.String(), "show no token") {
+			t.Errorf("that the task can play the tools isn't told: %v\n%s", err, log)
+		}
+	})
+}
+
 // What has polled before the tools were there must not get what they are asked for.
 func TestPollsFromBeforeTheTokenGetNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

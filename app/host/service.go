@@ -80,7 +80,6 @@ type Service struct {
 	manyPolls  seldom
 	cutShells  seldom // that ended before they said how
 	access     domain.Access
-	proved     bool   // a request has shown the token
 	strangers  seldom // requests that did not
 	askers     seldom // of a token that somebody has already
 	isClosed   bool
