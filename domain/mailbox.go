@@ -53,6 +53,7 @@ type waiting struct {
 	replied  time.Time // the end of the wait for its reply, once handed over
 	handed   bool      // it is with a poll
 	everSeen bool      // it was with a poll at some time, so an answer may come even if it was returned
+	recalled bool      // a Recall has returned it
 }
 
 // NewMailbox makes an empty mailbox for at most maxActions and maxPolls at a time.
@@ -151,6 +152,23 @@ func (m *Mailbox) Return(id ActionID) {
 		at = len(m.queue)
 	}
 	m.queue = slices.Insert(m.queue, at, id)
+}
+
+// Recall returns all that is with polls and was never recalled before, and tells which: whoever took it is gone,
+// as a guest is that rebooted. Who claims to have rebooted again and again gets an action once more, and not
+// without end. Call Match afterwards.
+func (m *Mailbox) Recall() []ActionID {
+	var ids []ActionID
+	for id, w := range m.waiting {
+		if w.handed && !w.recalled {
+			w.recalled = true
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range ids {
+		m.Return(id)
+	}
+	return ids
 }
 
 // Pending is the action that may be answered by id now.

@@ -17,7 +17,8 @@ type modelAction struct {
 	id           domain.ActionID
 	state        string // "on offer" or "with a poll", then at last "claimed", "withdrawn" or "expired"
 	offer, reply time.Time
-	handed       int // times
+	handed       int  // times
+	recalled     bool // after a reboot
 }
 
 // modelMailbox is the mailbox as naively as it can be told: all actions ever offered, in that order.
@@ -195,6 +196,22 @@ func (m *mailboxMachine) Return(t *rapid.T) {
 	}
 }
 
+func (m *mailboxMachine) Recall(t *rapid.T) {
+	var want []domain.ActionID
+	for _, a := range m.model.actions {
+		if a.state == "with a poll" && !a.recalled {
+			a.state, a.recalled = "on offer", true
+			want = append(want, a.id)
+		}
+	}
+	got := m.box.Recall()
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Fatalf("%q are recalled, not %q", got, want)
+	}
+}
+
 func (m *mailboxMachine) Claim(t *rapid.T) {
 	a := m.pick(t)
 	action, err := m.box.Claim(a.id, m.model.now)
@@ -293,6 +310,7 @@ func TestMailboxAgainstModel(t *testing.T) {
 			"withdraw": m.Withdraw,
 			"expire":   m.Expire,
 			"leave":    m.Leave,
+			"recall":   m.Recall,
 			"advance":  m.Advance,
 		}
 		for i := range 4 { // often, else hardly anything would come back

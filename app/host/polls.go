@@ -118,7 +118,12 @@ func (s *Service) giveBack(action domain.Action) {
 	defer s.mu.Unlock()
 	s.mailbox.Return(action.ID())
 	s.match()
-	if a := s.asks[action.ID()]; a != nil {
+	s.lookAgain(action.ID())
+}
+
+// lookAgain has whoever waits for an action that was returned look at its deadline; s.mu must be held.
+func (s *Service) lookAgain(id domain.ActionID) {
+	if a := s.asks[id]; a != nil {
 		select {
 		case a.back <- struct{}{}:
 		default: // it looks again already

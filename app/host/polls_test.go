@@ -65,6 +65,88 @@ func TestAnActionOfADeadPollGoesToTheNext(t *testing.T) {
 	}
 }
 
+// What a guest had taken when it went down was asked of the next boot only once its reply was late.
+func TestARebootedGuestGetsAtOnceWhatItHadTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, nil)
+		hello := func(boot string) {
+			t.Helper()
+			if _, err := s.Hello(t.Context(), domain.Hello{BootID: boot}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		hello("1")
+		first, second := fetch(t.Context(), s, &memory{}), fetch(t.Context(), s, &memory{})
+		synctest.Wait()
+		answered, taken := take(t, s), take(t, s)
+		if err := s.Artifact(t.Context(), answered.ID(), ports.ArtifactReply{Body: text("of the boot before")}); err != nil {
+			t.Fatal(err)
+		}
+		// The machine that was reset has told nobody, so that its poll seems to live.
+		dead := make(chan domain.Action, 1)
+		go s.Poll(t.Context(), func(a domain.Action) error { dead <- a; return nil })
+		synctest.Wait()
+		hello("1") // the same boot, whose connection broke: it knows what it has
+		synctest.Wait()
+		if len(dead) > 0 {
+			t.Errorf("a hello of the same boot has its poll get %s", <-dead)
+		}
+		begun := time.Now()
+		hello("2")
+		again := take(t, s)
+		if again.ID() != taken.ID() || time.Since(begun) > 0 {
+			t.Errorf("the next boot gets %s after %s, the boot before had %s", again, time.Since(begun), taken)
+		}
+		if action := <-dead; action.Kind() != domain.KindNone {
+			t.Errorf("a poll of the boot before gets %s", action)
+		}
+		if err := s.Artifact(t.Context(), again.ID(), ports.ArtifactReply{Body: text("content")}); err != nil {
+			t.Error(err)
+		}
+		if err := s.Artifact(t.Context(), taken.ID(), ports.ArtifactReply{Body: text("content")}); !errors.Is(err, domain.ErrUnknownAction) {
+			t.Errorf("the id is good twice: %v", err)
+		}
+		for _, got := range []<-chan fetched{first, second} {
+			if f := <-got; f.err != nil {
+				t.Error(f.err)
+			}
+		}
+	})
+}
+
+// A guest that says hello after hello, each of another boot, must not have the same thing asked without end.
+func TestARebootGivesAnActionBackOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, nil)
+		got := fetch(t.Context(), s, &memory{})
+		synctest.Wait()
+		id := take(t, s).ID()
+		handed := 1
+		for boot := range 10 {
+			if _, err := s.Hello(t.Context(), domain.Hello{BootID: fmt.Sprint(boot)}); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_ = s.Poll(ctx, func(a domain.Action) error {
+				if handed++; a.ID() != id {
+					t.Errorf("boot %d is handed %s", boot, a)
+				}
+				return nil
+			})
+			cancel()
+		}
+		if handed != 2 {
+			t.Errorf("it was handed over %d times", handed)
+		}
+		if err := s.Artifact(t.Context(), id, ports.ArtifactReply{Body: text("content")}); err != nil {
+			t.Error(err)
+		}
+		if f := <-got; f.err != nil {
+			t.Error(f.err)
+		}
+	})
+}
+
 // Of many parked polls, dead and alive, an action finds a live one.
 func TestTheNewestLivePollGetsTheAction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -324,6 +324,9 @@ func (s *Service) Hello(_ context.Context, hello domain.Hello) (domain.Features,
 	rebooted := s.bootID != "" && s.bootID != hello.BootID
 	s.bootID = hello.BootID
 	s.features = s.offered.Both(hello.Features)
+	if rebooted {
+		s.recall()
+	}
 	switch {
 	case !s.hellos.again():
 	case rebooted:
@@ -332,6 +335,17 @@ func (s *Service) Hello(_ context.Context, hello domain.Hello) (domain.Features,
 		s.log.Info("the guest says hello", "hello", hello, "time", s.hellos)
 	}
 	return s.offered, nil
+}
+
+// recall takes back what the boot before had taken and not answered: nobody is left who knows of it. Nor is
+// anybody left at the end of its polls, and a machine that was reset doesn't say so before it is written to. s.mu
+// must be held.
+func (s *Service) recall() {
+	s.evictPolls()
+	for _, id := range s.mailbox.Recall() {
+		s.lookAgain(id)
+	}
+	s.match()
 }
 
 // Features implements ports.GuestAPI.
