@@ -139,6 +139,7 @@ func (f *nat) converse(conn net.Conn) {
 			return
 		}
 		answer := f.askLong(question)
+		_ = conn.SetDeadline(time.Now().Add(dnsIdle)) // resolvers may have taken longer
 		if answer == nil || writeDNS(conn, answer) != nil {
 			return
 		}
@@ -202,8 +203,9 @@ func writeDNS(w io.Writer, message []byte) error {
 	return err
 }
 
-// isQuestion tells whether a message asks for a name, and for nothing else. The host's resolver is often on
-// its loopback, and takes what comes from there for its own administrator's: transfers of zones, and updates.
+// isQuestion tells whether a message asks for a name of the Internet's, and for nothing else. The host's resolver
+// is often on its loopback, and takes what comes from there for its own administrator's: transfers of zones,
+// updates, and what it tells of itself in another class (RFC 4892).
 func isQuestion(message []byte) bool {
 	var p dnsmessage.Parser
 	header, err := p.Start(message)
@@ -211,7 +213,10 @@ func isQuestion(message []byte) bool {
 		return false
 	}
 	questions, err := p.AllQuestions()
-	if err != nil || len(questions) != 1 || questions[0].Type == typeIXFR || questions[0].Type == dnsmessage.TypeAXFR {
+	if err != nil || len(questions) != 1 || questions[0].Class != dnsmessage.ClassINET {
+		return false
+	}
+	if kind := questions[0].Type; kind == typeIXFR || kind == dnsmessage.TypeAXFR {
 		return false
 	}
 	answers, errAnswers := p.AllAnswers()

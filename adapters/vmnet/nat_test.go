@@ -503,6 +503,7 @@ func TestOnlyQuestionsReachTheResolver(t *testing.T) {
 	for name, message := range map[string][]byte{
 		"a transfer":              dnsMessage(1, 0, 252),
 		"an incremental one":      dnsMessage(1, 0, 251),
+		"the resolver's own name": append(dnsMessage(1, recursion, 16)[:27], 0, 3), // class CHAOS
 		"an update":               dnsMessage(1, update, 6),
 		"a notification":          dnsMessage(1, notify, 6),
 		"an answer":               dnsMessage(1, response, 1),
