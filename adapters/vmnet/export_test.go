@@ -31,6 +31,9 @@ var (
 // Held is how many bytes of the guest's frames the stack holds.
 func (n *Network) Held() int64 { return n.wire.held.Load() }
 
+// GiveUpAfter has a guest take an answer of the world's sooner than it must.
+func (c *NAT) GiveUpAfter(patience time.Duration) { c.take = patience }
+
 // Half is a connection whose directions end one by one.
 type Half = half
 

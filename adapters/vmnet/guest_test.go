@@ -86,12 +86,15 @@ var itself = card{mac: vmnet.GuestMAC, address: vmnet.Guest.Addr()}
 
 // guest is a TCP/IP stack of its own, at the other end of a network's wire.
 type guest struct {
-	conn  net.Conn
-	stack *stack.Stack
-	ended chan struct{}
+	is     card
+	conn   net.Conn
+	stack  *stack.Stack
+	ended  chan struct{}
+	knocks uint16 // and the port of the last one
 
 	mu     sync.Mutex
 	frames func(frame []byte) // is shown what comes
+	noted  map[string]bool    // of handshakes
 }
 
 func newGuest(t *testing.T, conn net.Conn, is card) *guest {
@@ -100,7 +103,7 @@ func newGuest(t *testing.T, conn net.Conn, is card) *guest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &guest{conn: conn, ended: make(chan struct{})}
+	g := &guest{is: is, conn: conn, ended: make(chan struct{}), noted: make(map[string]bool)}
 	link.Connect(g)
 	g.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
@@ -137,7 +140,47 @@ func (g *guest) DeliverNetworkPacket(_ tcpip.NetworkProtocolNumber, packet *stac
 }
 
 func (g *guest) send(frame []byte) {
+	if _, to, flags, ok := segmentOf(frame); ok && flags == header.TCPFlagSyn {
+		g.note("asked " + to.String())
+	}
 	_, _ = g.conn.Write(framed(frame))
+}
+
+// segmentOf is what a frame says of a connection, if it does.
+func segmentOf(frame []byte) (from, to netip.AddrPort, flags header.TCPFlags, ok bool) {
+	if len(frame) < header.EthernetMinimumSize+header.IPv4MinimumSize+header.TCPMinimumSize || header.Ethernet(frame).Type() != header.IPv4ProtocolNumber {
+		return from, to, flags, false
+	}
+	ip := header.IPv4(frame[header.EthernetMinimumSize:])
+	if ip.TransportProtocol() != header.TCPProtocolNumber {
+		return from, to, flags, false
+	}
+	segment := header.TCP(ip.Payload())
+	from = netip.AddrPortFrom(netip.AddrFrom4(ip.SourceAddress().As4()), segment.SourcePort())
+	to = netip.AddrPortFrom(netip.AddrFrom4(ip.DestinationAddress().As4()), segment.DestinationPort())
+	return from, to, segment.Flags(), true
+}
+
+// note keeps in mind that something was sent, or came.
+func (g *guest) note(what string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.noted[what] = true
+}
+
+func (g *guest) hasNoted(what string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.noted[what]
+}
+
+// knock asks for a connection as no guest's own stack would, which keeps some addresses to itself. It returns what
+// is noted if there is an answer.
+func (g *guest) knock(to string) (answer string) {
+	g.knocks++
+	where, from := netip.MustParseAddrPort(to), netip.AddrPortFrom(vmnet.Guest.Addr(), g.knocks)
+	g.send(segment(where.Addr(), header.TCPFields{SrcPort: from.Port(), DstPort: where.Port(), SeqNum: 1, Flags: synFlags}, ""))
+	return where.String() + " answers " + from.String()
 }
 
 func framed(frame []byte) []byte {
@@ -164,6 +207,9 @@ func (g *guest) receive(link *tap.LinkEndpoint) {
 		g.mu.Unlock()
 		if show != nil {
 			show(frame)
+		}
+		if from, to, flags, ok := segmentOf(frame); ok && flags == header.TCPFlagSyn|header.TCPFlagAck {
+			g.note(from.String() + " answers " + to.String())
 		}
 		data := buffer.MakeWithData(frame)
 		data.TrimFront(header.EthernetMinimumSize)

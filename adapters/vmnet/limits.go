@@ -20,7 +20,7 @@ func LimitRows() []domain.LimitRow {
 		{Area: area, Name: "questions", Default: domain.LimitCount(Questions), Of: "DNS questions at once, of " + domain.LimitBytes(maxDNS) + " each, with nat", AtLimit: "one more is lost, and asked again", Change: fixed},
 		{Area: area, Name: "question streams", Default: domain.LimitCount(dnsStreams), Of: "DNS connections at once, with nat", AtLimit: "one more is reset", Change: fixed},
 		{Area: area, Name: "forwards", Default: domain.LimitCount(DefaultForwards), Of: "TCP connections out at once, with nat", AtLimit: "one more is reset", Change: nat + ".Forwards"},
-		{Area: area, Name: "dialing", Default: domain.LimitCount(dialing), Of: "TCP connections out that aren't answered yet, each for " + domain.LimitTime(dialPatience) + ", with nat", AtLimit: "one more waits for the guest's next try", Change: fixed},
+		{Area: area, Name: "dialing", Default: domain.LimitCount(dialing), Of: "TCP connections out that aren't open yet: " + domain.LimitTime(dialPatience) + " for the world to answer, " + domain.LimitTime(takePatience) + " for the guest to take it, with nat", AtLimit: "one more waits for the guest's next try", Change: fixed},
 		{Area: area, Name: "flows", Default: domain.LimitCount(DefaultFlows), Of: "UDP flows out at once, with nat", AtLimit: "the packets of one more are lost", Change: nat + ".Flows"},
 		{Area: area, Name: "forward idle", Default: domain.LimitTime(DefaultIdle), Of: "a TCP connection out without a byte", AtLimit: "it ends", Change: nat + ".Idle"},
 		{Area: area, Name: "flow idle", Default: domain.LimitTime(DefaultFlowIdle), Of: "a UDP flow out without a packet", AtLimit: "it ends", Change: nat + ".FlowIdle"},

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
@@ -14,6 +15,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/hexworker/metaservice/domain"
 )
 
 // Limits of what is forwarded for one guest.
@@ -23,8 +26,9 @@ const (
 	DefaultIdle     = 15 * time.Minute // of a TCP connection without a byte
 	DefaultFlowIdle = time.Minute      // of a UDP flow without a packet
 
-	dialing      = 64 // TCP connections that aren't answered yet; one more waits for its next try
-	dialPatience = 15 * time.Second
+	dialing      = 64               // TCP connections that aren't open yet; one more waits for its next try
+	dialPatience = 15 * time.Second // for the world to answer
+	takePatience = 15 * time.Second // for the guest to take the answer; the stack would have it be two minutes
 	maxDatagram  = 64 << 10
 	copyBuffer   = 32 << 10
 )
@@ -44,6 +48,8 @@ type NAT struct {
 	Flows    int           // UDP flows at once; the packets of one more are lost; 0 is DefaultFlows
 	Idle     time.Duration // a TCP connection that brings no byte either way for so long ends, half closed or not; 0 is DefaultIdle
 	FlowIdle time.Duration // and a UDP flow without a packet; 0 is DefaultFlowIdle
+
+	take time.Duration // for the guest to take an answer; 0 is takePatience
 }
 
 // withDefaults is a NAT in which nothing is left open.
@@ -53,6 +59,7 @@ func (c NAT) withDefaults() (NAT, error) {
 	}
 	c.Forwards, c.Flows = cmp.Or(c.Forwards, DefaultForwards), cmp.Or(c.Flows, DefaultFlows)
 	c.Idle, c.FlowIdle = cmp.Or(c.Idle, DefaultIdle), cmp.Or(c.FlowIdle, DefaultFlowIdle)
+	c.take = cmp.Or(c.take, takePatience)
 	if c.Dial == nil {
 		c.Dial = dialOutside
 	}
@@ -74,6 +81,9 @@ type nat struct {
 	logger       *slog.Logger
 	streams      crowd
 	flows        crowd
+
+	mu      sync.Mutex    // guards what follows
+	unknown domain.Seldom // flows that were refused since the host didn't know its own addresses
 }
 
 func (n *Network) serveNAT(config NAT, logger *slog.Logger) error {
@@ -120,7 +130,7 @@ func (f *nat) mayReach(ctx context.Context, to netip.AddrPort) bool {
 	if !refused {
 		var err error
 		if refused, err = f.own.has(ctx, to.Addr()); err != nil {
-			f.logger.Warn("the host's addresses aren't known, so a guest is refused every address", slog.Any("error", err))
+			f.tellUnknown(err)
 			return false
 		}
 	}
@@ -128,6 +138,16 @@ func (f *nat) mayReach(ctx context.Context, to netip.AddrPort) bool {
 		f.logger.Debug("a guest was refused the way to an address of the host's", slog.String("address", to.String()))
 	}
 	return !refused
+}
+
+// tellUnknown tells why a guest is let out nowhere. It begins flows as fast as it sends packets.
+func (f *nat) tellUnknown(err error) {
+	f.mu.Lock()
+	tell, time := f.unknown.Again(), uint64(f.unknown)
+	f.mu.Unlock()
+	if tell {
+		f.logger.Warn("the host's addresses aren't known, so a guest is refused every address", slog.Any("error", err), slog.Uint64("time", time))
+	}
 }
 
 // stream forwards a TCP connection, on a goroutine that the stack has started.
@@ -151,7 +171,11 @@ func (f *nat) stream(request *tcp.ForwarderRequest) {
 		return
 	}
 	queue := new(waiter.Queue)
+	// The library waits for the guest as long as there is nothing to notice at the endpoint, and gives up one that
+	// isn't open then.
+	over := time.AfterFunc(f.take, func() { queue.Notify(waiter.WritableEvents) })
 	endpoint, failed := request.CreateEndpoint(queue)
+	over.Stop()
 	request.Complete(failed != nil)
 	if failed != nil {
 		f.streams.forget()
