@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/hexworker/metaservice/adapters/vmnet"
@@ -58,12 +59,22 @@ func TestGuestReachesTheMetadataAddress(t *testing.T) {
 	server.Close()
 }
 
-// refused sees that nothing answers at an address.
+// refused sees that nothing answers at an address, and that it was asked.
 func refused(t *testing.T, g *guest, to string) {
 	t.Helper()
+	answer := ""
+	if g.is.address == itself.address && g.is.mac.String() == itself.mac.String() {
+		answer = g.knock(to)
+	}
 	if conn, err := g.dial(to, 300*time.Millisecond); err == nil {
 		conn.Close()
 		t.Errorf("%s can be reached", to)
+	}
+	if !g.hasNoted("asked " + to) {
+		t.Errorf("%s was never asked", to)
+	}
+	if g.hasNoted(answer) {
+		t.Errorf("%s answers a knock", to)
 	}
 }
 
@@ -85,8 +96,22 @@ func TestIsolatedGuestReachesNothingElse(t *testing.T) {
 	}
 	refused(t, g, "169.254.169.254:53")
 	refused(t, g, "192.0.2.1:80")
-	if got := greeting(t, g.mustDial(t, metadata)); got != "metadata" {
-		t.Errorf("greeted by %q", got)
+	works(t, g)
+	answer := g.knock(metadata)
+	eventually(t, "a knock can't be answered", func() bool { return g.hasNoted(answer) })
+	// Whoever the guest sent here would be first.
+	own, err := net.Dial("tcp4", outside.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	came, err := outside.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer came.Close()
+	if came.RemoteAddr().String() != own.LocalAddr().String() {
+		t.Errorf("the guest has reached this host: %s came before %s", came.RemoteAddr(), own.LocalAddr())
 	}
 }
 
@@ -117,6 +142,10 @@ func TestPeersBehindTheGuest(t *testing.T) {
 			n, conn := network(t, vmnet.Config{})
 			go echo(n.Listener(), "metadata")
 			g := newGuest(t, conn, is)
+			// Nobody tells it the gateway's card.
+			if err := g.stack.AddStaticNeighbor(1, header.IPv4ProtocolNumber, tcpip.AddrFrom4(vmnet.Gateway.As4()), tcpip.LinkAddress(vmnet.GatewayMAC)); err != nil {
+				t.Fatal(err)
+			}
 			if is.address != vmnet.Gateway { // which would be itself
 				refused(t, g, metadata)
 			} else {
