@@ -38,7 +38,7 @@ type Limits struct {
 
 	// Requests is how many requests a guest may make in a second, RequestBurst how many at once after a rest;
 	// default 50 and 200. What the host asked for doesn't count: replies, and the polls that brought their
-	// actions. One more is refused for now, and its connection closed.
+	// actions. One more is refused for now, and its connection closed. Logs are counted by themselves, and wait.
 	Requests     int
 	RequestBurst int
 

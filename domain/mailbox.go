@@ -54,6 +54,8 @@ type waiting struct {
 	handed   bool      // it is with a poll
 	everSeen bool      // it was with a poll at some time, so an answer may come even if it was returned
 	recalled bool      // a Recall has returned it
+	polled   bool      // PassPoll was true for it
+	answered bool      // PassReply was true for it
 }
 
 // NewMailbox makes an empty mailbox for at most maxActions and maxPolls at a time.
@@ -178,6 +180,27 @@ func (m *Mailbox) Pending(id ActionID, now time.Time) (Action, error) {
 		return Action{}, ErrUnknownAction
 	}
 	return w.action, nil
+}
+
+// PassReply tells, once for each action, that it may be answered by id now: for a reply that the host asked for,
+// and that would be one request too many otherwise. Of those that guess, repeat or use no id up, none passes.
+func (m *Mailbox) PassReply(id ActionID, now time.Time) bool {
+	if _, err := m.Pending(id, now); err != nil || m.waiting[id].answered {
+		return false
+	}
+	m.waiting[id].answered = true
+	return true
+}
+
+// PassPoll tells, once for each action, that one is on offer and no poll there to take it: PassReply for polls.
+func (m *Mailbox) PassPoll(now time.Time) bool {
+	for _, id := range m.queue {
+		if w := m.waiting[id]; !w.polled && now.Before(w.offered) {
+			w.polled = true
+			return true
+		}
+	}
+	return false
 }
 
 // Claim is Pending, and uses the id up.

@@ -19,6 +19,8 @@ type modelAction struct {
 	offer, reply time.Time
 	handed       int  // times
 	recalled     bool // after a reboot
+	polled       bool // it has let a poll in beyond the rate
+	answered     bool // it has let a reply in beyond the rate
 }
 
 // modelMailbox is the mailbox as naively as it can be told: all actions ever offered, in that order.
@@ -212,6 +214,29 @@ func (m *mailboxMachine) Recall(t *rapid.T) {
 	}
 }
 
+func (m *mailboxMachine) PassReply(t *rapid.T) {
+	a := m.pick(t)
+	if got, want := m.box.PassReply(a.id, m.model.now), m.model.claimable(a) && !a.answered; got != want {
+		t.Fatalf("a reply to %s, which is %s, passes: %v", a.id, a.state, got)
+	}
+	a.answered = a.answered || m.model.claimable(a)
+}
+
+func (m *mailboxMachine) PassPoll(t *rapid.T) {
+	var want *modelAction
+	for _, a := range m.model.actions {
+		if want == nil && a.state == "on offer" && m.model.live(a) && !a.polled {
+			want = a
+		}
+	}
+	if got := m.box.PassPoll(m.model.now); got != (want != nil) {
+		t.Fatalf("a poll passes: %v, for %v", got, want)
+	}
+	if want != nil {
+		want.polled = true
+	}
+}
+
 func (m *mailboxMachine) Claim(t *rapid.T) {
 	a := m.pick(t)
 	action, err := m.box.Claim(a.id, m.model.now)
@@ -311,6 +336,8 @@ func TestMailboxAgainstModel(t *testing.T) {
 			"expire":   m.Expire,
 			"leave":    m.Leave,
 			"recall":   m.Recall,
+			"reply":    m.PassReply,
+			"poll":     m.PassPoll,
 			"advance":  m.Advance,
 		}
 		for i := range 4 { // often, else hardly anything would come back

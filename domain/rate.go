@@ -19,14 +19,8 @@ func NewRate(perSecond, burst int) *Rate {
 
 // Take takes a token, if there is one at now.
 func (r *Rate) Take(now time.Time) bool {
-	if r.Wait(now) > 0 {
-		return false
-	}
-	if r.full.Before(now) {
-		r.full = now
-	}
-	r.full = r.full.Add(r.each)
-	return true
+	_, ok := r.Reserve(now, 0)
+	return ok
 }
 
 // Wait is how long there is none, if nothing else happens.
@@ -35,6 +29,19 @@ func (r *Rate) Wait(now time.Time) time.Duration {
 		return 0
 	}
 	return max(r.full.Sub(now)-(r.burst-r.each), 0)
+}
+
+// Reserve takes a token that is there at now, or will be within most, and tells how long until it is. Whoever
+// reserves comes before all who ask later. False means that nothing was taken.
+func (r *Rate) Reserve(now time.Time, most time.Duration) (wait time.Duration, ok bool) {
+	if wait = r.Wait(now); wait > most {
+		return 0, false
+	}
+	if r.full.Before(now) {
+		r.full = now
+	}
+	r.full = r.full.Add(r.each)
+	return wait, true
 }
 
 // Give gives a token back that was taken: what it was for doesn't count.

@@ -110,3 +110,23 @@ func TestKeepFree(t *testing.T) {
 		t.Errorf("it keeps %d where it is told 5", got)
 	}
 }
+
+// Who reserves comes in turn, and before whoever comes later; what would come too late isn't taken.
+func TestRateReserves(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	rate := domain.NewRate(10, 2)
+	for i, want := range []time.Duration{0, 0, 100, 200, 300} {
+		if wait, ok := rate.Reserve(now, 300*time.Millisecond); !ok || wait != want*time.Millisecond {
+			t.Errorf("reservation %d waits for %s, %t", i, wait, ok)
+		}
+	}
+	if wait, ok := rate.Reserve(now, 300*time.Millisecond); ok || wait != 0 {
+		t.Errorf("one too many waits for %s", wait)
+	}
+	if rate.Take(now.Add(399 * time.Millisecond)) {
+		t.Error("what is reserved was taken")
+	}
+	if !rate.Take(now.Add(400 * time.Millisecond)) {
+		t.Error("behind all that is reserved there is nothing")
+	}
+}

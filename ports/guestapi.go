@@ -18,9 +18,20 @@ import (
 // else is the host's own failure.
 type GuestAPI interface {
 	// Enter takes a request in, as far as the limit on their rate allows: nil or ErrTooMany. It comes before
-	// Admit, and is told the same. asked is called where it turns out that the host asked for the request:
-	// then it doesn't count.
-	Enter(shown string) (asked func(), err error)
+	// Admit, and is told the same.
+	Enter(shown string) (Entry, error)
+
+	// EnterLog is Enter for a log. It waits for its turn, for seconds at most: a guest of version 1 that is
+	// refused has lost what it sent by then. The error is ErrTooMany, or the cause of ctx's end or the
+	// service's.
+	EnterLog(ctx context.Context, shown string) (Entry, error)
+
+	// EnterReply takes in a reply that Enter refused and Admit didn't, once for each action that waits for
+	// one. The caller makes sure that it is one that uses the id up.
+	EnterReply(id domain.ActionID) bool
+
+	// EnterPoll takes in a poll that Enter refused and Admit didn't, once for each action that waits for one.
+	EnterPoll() bool
 
 	// Admit tells whether a request is served that shows this token, which is empty where it shows none:
 	// nil or ErrUnauthorized. It costs as little for a wrong one as for none.
@@ -85,6 +96,14 @@ type GuestAPI interface {
 	Shell(ctx context.Context, id domain.ActionID, connect func(ShellTerms) (HostShell, error)) error
 	// Refuse answers any action with a reply that can't be taken, for the reason given.
 	Refuse(ctx context.Context, id domain.ActionID, reason error) error
+}
+
+// Entry is a request that was taken in.
+type Entry struct {
+	// Tools tells that it is the guest's tools', whose token it shows.
+	Tools bool
+	// Asked is called where it turns out that the host asked for the request: then it doesn't count.
+	Asked func()
 }
 
 // Body is the body of a reply. A Read that is blocked returns an error when the deadline passes; a

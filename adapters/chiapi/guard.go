@@ -2,12 +2,14 @@ package chiapi
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/hexworker/metaservice/adapters/wire"
+	"github.com/hexworker/metaservice/adapters/wsshell"
 	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 )
@@ -39,10 +41,13 @@ func (r *repeated) again() (time uint64, told bool) {
 }
 
 func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	asked, err := g.api.Enter(wire.ShownToken(r.Header))
-	if err != nil {
+	entered, err := g.enter(r)
+	switch {
+	case errors.Is(err, domain.ErrTooMany):
 		g.turnAway(w, r, err)
 		return
+	case err != nil: // it waited, and its guest or its host has ended meanwhile
+		panic(http.ErrAbortHandler)
 	}
 	if refusal := foreign(r); refusal != nil {
 		if time, told := g.foreign.again(); told {
@@ -51,9 +56,51 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.refuse(w, r, refusal)
 		return
 	}
-	entry := &entry{handler: g.handler, asked: asked}
+	entry := &entry{handler: g.handler, asked: entered.Asked}
 	defer entry.end()
+	if entered.Tools { // a task that holds all connections that nobody claims must not keep them out
+		entry.claim(r.Context())
+	}
 	router().ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), entryKey{}, entry)))
+}
+
+// enter takes a request in, or tells that it is too many. What the host asked for isn't.
+func (g *guard) enter(r *http.Request) (ports.Entry, error) {
+	shown := wire.ShownToken(r.Header)
+	if r.Method == http.MethodPost && r.URL.Path == wire.PathLog {
+		return g.api.EnterLog(r.Context(), shown)
+	}
+	entry, err := g.api.Enter(shown)
+	if err != nil && g.wanted(r, shown) {
+		return ports.Entry{Asked: func() {}}, nil
+	}
+	return entry, err
+}
+
+// wanted tells whether a request that is too many is what the host asked for after all: a reply that uses its id
+// up, or a poll that an action waits for. Each action lets in one of either, whatever comes of it: what goes on
+// beyond the rate is no more than what the host asks for.
+func (g *guard) wanted(r *http.Request, shown string) bool {
+	if foreign(r) != nil {
+		return false
+	}
+	switch r.URL.Path {
+	case wire.PathPoll:
+		return r.Method == http.MethodGet && g.api.Admit(shown) == nil && g.api.EnterPoll()
+	case wire.PathReply:
+		id := domain.ActionID(r.URL.Query().Get(wire.QueryID))
+		action, err := g.api.Pending(id)
+		return err == nil && answers(r, action) && g.api.Admit(shown) == nil && g.api.EnterReply(id)
+	}
+	return false
+}
+
+// answers tells whether a reply is one that uses the action's id up.
+func answers(r *http.Request, action domain.Action) bool {
+	if action.Kind() == domain.KindExecShell {
+		return r.Method == http.MethodGet && wsshell.CheckHandshake(r) == nil
+	}
+	return r.Method == http.MethodPost
 }
 
 // turnAway refuses a request that is too many. Whoever takes the answer and hangs up isn't held.

@@ -7,7 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,8 +21,10 @@ import (
 	"github.com/hexworker/metaservice/domain"
 )
 
+type endpoint struct{ method, path string }
+
 // endpoints are all that there are, and one that isn't there.
-var endpoints = []struct{ method, path string }{
+var endpoints = []endpoint{
 	{"GET", wire.PathExecute}, {"GET", wire.PathPoll}, {"GET", wire.PathPing}, {"POST", wire.PathLog},
 	{"PUT", wire.PathSuccess}, {"PUT", wire.PathFailed}, {"POST", wire.PathReply + "?id=1"}, {"GET", wire.PathReply + "?id=1"},
 	{"POST", wire.PathHello}, {"POST", wire.PathToken}, {"OPTIONS", wire.PathExecute}, {"GET", "/nothing"},
@@ -74,7 +79,8 @@ func TestThreat15TooManyRequestsAreRefusedForNow(t *testing.T) {
 			c.Logger = slog.New(slog.NewTextHandler(&logged, nil))
 		})
 		dial := serve(t, h)
-		for _, endpoint := range append(endpoints[2:3], endpoints...) {
+		others := slices.DeleteFunc(slices.Clone(endpoints), func(e endpoint) bool { return e.path == wire.PathLog })
+		for _, endpoint := range append(others, endpoints[2]) {
 			for range 10 {
 				ask(t, h, "GET", wire.PathPing, "").fine(t, "a ping")
 			}
@@ -103,7 +109,7 @@ func TestThreat15TooManyRequestsAreRefusedForNow(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		if lines := strings.Count(logged.String(), "limits Requests and RequestBurst"); lines != 5 {
-			t.Errorf("%d refusals were logged %d times:\n%s", len(endpoints)+1, lines, logged.String())
+			t.Errorf("%d refusals were logged %d times:\n%s", len(endpoints), lines, logged.String())
 		}
 		if !strings.Contains(logged.String(), "time=8") {
 			t.Errorf("the log has no count:\n%s", logged.String())
@@ -183,9 +189,6 @@ func TestThreat15WhatIsNoReplyCounts(t *testing.T) {
 		"an empty poll": func(t *testing.T, h http.Handler, _ domain.ActionID) answer {
 			return ask(t, h, "GET", wire.PathPoll, "")
 		},
-		"a log": func(t *testing.T, h http.Handler, _ domain.ActionID) answer {
-			return ask(t, h, "POST", wire.PathLog, "x")
-		},
 		"a foreign one": func(t *testing.T, h http.Handler, _ domain.ActionID) answer {
 			return ask(t, h, "GET", wire.PathPing, "", "Via", "x")
 		},
@@ -211,16 +214,182 @@ func TestThreat15WhatIsNoReplyCounts(t *testing.T) {
 	}
 }
 
-// Threats 15 and 27: a task that floods its host doesn't lock the guest's tools out, who show their token.
-func TestThreat15ATaskDoesNotUseUpWhatItsToolsHave(t *testing.T) {
+// useUp uses up all requests that a limited guest has.
+func useUp(t *testing.T, h http.Handler) {
+	t.Helper()
+	for range 10 {
+		ask(t, h, "GET", wire.PathPing, "").fine(t, "a ping")
+	}
+}
+
+// Threat 15's other side: a reply that the host waits for was refused where its guest had made all the requests that
+// it may, and so was the poll for what it is to answer. Each action lets in one of either, and nothing else.
+func TestThreat15WhatTheHostAskedForIsTakenBeyondTheRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, h := newService(t, func(c *host.Config) { limited(c); c.Token = domain.TokenRequired })
-		a := ask(t, h, "POST", wire.PathToken, "")
-		a.fine(t, "the token")
-		token, err := wire.DecodeToken(a.Body.Bytes())
+		service, h := newService(t, limited)
+		useUp(t, h)
+		tooMany := func(what, method, path string, header ...string) {
+			t.Helper()
+			ask(t, h, method, path, "content", header...).refused(t, what, domain.CodeTooManyRequests)
+			useUpOne(t, h)
+		}
+		tooMany("a poll for nothing", "GET", wire.PathPoll)
+		first, second := fetch(t.Context(), t, service), fetch(t.Context(), t, service)
+		synctest.Wait()
+		tooMany("a foreign poll", "GET", wire.PathPoll, "Via", "x")
+		one, two := take(t, h).ID(), take(t, h).ID()
+		tooMany("a third poll for two actions", "GET", wire.PathPoll)
+		tooMany("a guess", "POST", replyTo("guess"))
+		tooMany("a wrong method", "GET", replyTo(one))
+		tooMany("a handshake for a file", "GET", replyTo(one), "Connection", "Upgrade", "Upgrade", "websocket",
+			"Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")
+		tooMany("a foreign reply", "POST", replyTo(one), "Origin", "x")
+		for _, id := range []domain.ActionID{one, two} {
+			ask(t, h, "POST", replyTo(id), "content").fine(t, "a reply")
+			tooMany("the reply again", "POST", replyTo(id))
+		}
+		for _, got := range []<-chan fetched{first, second} {
+			if file := <-got; file.content != "content" || file.err != nil {
+				t.Errorf("the file is %q, %v", file.content, file.err)
+			}
+		}
+		tooMany("a ping after it all", "GET", wire.PathPing)
+	})
+}
+
+// useUpOne uses up the request that a limited guest has back a second later, for which whoever is refused is held.
+func useUpOne(t *testing.T, h http.Handler) {
+	t.Helper()
+	ask(t, h, "GET", wire.PathPing, "").fine(t, "a ping")
+}
+
+// Each action lets one poll in, be it however often that hangs up with nothing: else who does would be past the rate.
+func TestThreat15APollThatHangsUpIsLetInOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, h := newService(t, limited)
+		useUp(t, h)
+		done := fetch(t.Context(), t, service)
+		synctest.Wait()
+		for i, want := range []int{http.StatusOK, http.StatusServiceUnavailable} {
+			r := httptest.NewRequestWithContext(wire.WithConn(t.Context(), wire.Conn{HungUp: func() bool { return true }}), "GET", wire.PathPoll, nil)
+			w, hungUp := httptest.NewRecorder(), false
+			func() {
+				defer func() { hungUp = recover() != nil }()
+				h.ServeHTTP(w, r)
+			}()
+			if hungUp != (want == http.StatusOK) || w.Code != want {
+				t.Errorf("poll %d: %d, hung up: %t", i, w.Code, hungUp)
+			}
+		}
+		service.Close()
+		<-done
+	})
+}
+
+// Of many replies at once that all find the id good, one is let in: the others would be past the rate.
+func TestThreat15OfManyRepliesAtOnceOneIsLetIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, h := newService(t, limited)
+		done := fetch(t.Context(), t, service)
+		synctest.Wait()
+		id := take(t, h).ID()
+		useUp(t, h)
+		if !service.EnterReply(id) || service.EnterReply(id) {
+			t.Error("it isn't let in, or lets in twice")
+		}
+		ask(t, h, "POST", replyTo(id), "content").refused(t, "the second at once", domain.CodeTooManyRequests)
+		ask(t, h, "POST", replyTo(id), "content").fine(t, "one that is none too many")
+		if file := <-done; file.err != nil {
+			t.Error(file.err)
+		}
+	})
+}
+
+// Threats 15 and 27: who doesn't have the token uses up none of what the tools are let in with.
+func TestThreat15StrangersAreLetInForNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, h, token := limitedTools(t)
+		right := []string{"Authorization", "Bearer " + token}
+		for range 10 {
+			ask(t, h, "GET", wire.PathPing, "", right...).fine(t, "a ping")
+			ask(t, h, "GET", wire.PathPing, "").refused(t, "a stranger's ping", domain.CodeUnauthorized)
+		}
+		done := fetch(t.Context(), t, service)
+		synctest.Wait()
+		poll := func(header ...string) answer { return ask(t, h, "GET", wire.PathPoll, "", header...) }
+		poll().refused(t, "a stranger's poll", domain.CodeTooManyRequests)
+		ask(t, h, "GET", wire.PathPing, "", right...).fine(t, "the one that came back")
+		a := poll(right...)
+		a.fine(t, "the tools' poll")
+		action, err := wire.DecodeAction(a.Body.Bytes())
 		if err != nil {
 			t.Fatal(err)
 		}
+		ask(t, h, "GET", wire.PathPing, "").refused(t, "the one that came back", domain.CodeUnauthorized)
+		ask(t, h, "POST", replyTo(action.ID()), "content").refused(t, "a stranger's reply", domain.CodeTooManyRequests)
+		ask(t, h, "GET", wire.PathPing, "", right...).fine(t, "the one that came back")
+		ask(t, h, "POST", replyTo(action.ID()), "content", right...).fine(t, "the tools' reply")
+		if file := <-done; file.err != nil || file.content != "content" {
+			t.Errorf("the file is %q, %v", file.content, file.err)
+		}
+	})
+}
+
+// A log that is one too many was refused, and what its guest had sent by then was lost. It waits for its turn, and
+// leaves to others what they have.
+func TestALogWaitsForItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged, sink bytes.Buffer
+		service, h := newService(t, func(c *host.Config) {
+			limited(c)
+			c.Log, c.Logger = &sink, slog.New(slog.NewTextHandler(&logged, nil))
+		})
+		begun := time.Now()
+		var all sync.WaitGroup
+		for i := range 15 {
+			all.Go(func() {
+				ask(t, h, "POST", wire.PathLog, strings.Repeat("x", 100<<10)).fine(t, "a log")
+				if took, want := time.Since(begun), time.Duration(max(i-9, 0))*time.Second; took != want {
+					t.Errorf("log %d had its turn after %s, not %s", i, took, want)
+				}
+			})
+			synctest.Wait()
+		}
+		useUp(t, h)
+		ask(t, h, "POST", wire.PathLog, "x").refused(t, "one that would wait for too long", domain.CodeTooManyRequests)
+		all.Wait()
+		if logged.Len() == 0 || strings.Count(logged.String(), "limits Requests") != 1 {
+			t.Errorf("the log says %s", &logged)
+		}
+		if sink.Len() != 15*100<<10 {
+			t.Errorf("the sink has %d bytes", sink.Len())
+		}
+		for range 2 {
+			go ask(t, h, "POST", wire.PathLog, "x")
+		}
+		synctest.Wait()
+		service.Close() // and who waits doesn't hold it up
+	})
+}
+
+// limitedTools is a limited service whose tools have the token.
+func limitedTools(t *testing.T) (*host.Service, http.Handler, string) {
+	t.Helper()
+	service, h := newService(t, func(c *host.Config) { limited(c); c.Token = domain.TokenRequired })
+	a := ask(t, h, "POST", wire.PathToken, "")
+	a.fine(t, "the token")
+	token, err := wire.DecodeToken(a.Body.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Minute) // and all may be asked again
+	return service, h, token.Reveal()
+}
+
+// Threats 15 and 27: a task that floods its host doesn't lock the guest's tools out, who show their token.
+func TestThreat15ATaskDoesNotUseUpWhatItsToolsHave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, h, token := limitedTools(t)
 		refusals := 0
 		for range 100 {
 			if ask(t, h, "GET", wire.PathPing, "").Code == http.StatusServiceUnavailable {
@@ -231,9 +400,9 @@ func TestThreat15ATaskDoesNotUseUpWhatItsToolsHave(t *testing.T) {
 			t.Errorf("%d of 100 requests without the token were refused as too many", refusals)
 		}
 		for range 10 {
-			ask(t, h, "GET", wire.PathPing, "", wire.HeaderAuthorization, "Bearer "+token.Reveal()).fine(t, "with the token")
+			ask(t, h, "GET", wire.PathPing, "", wire.HeaderAuthorization, "Bearer "+token).fine(t, "with the token")
 		}
-		ask(t, h, "GET", wire.PathPing, "", wire.HeaderAuthorization, "Bearer "+token.Reveal()).refused(t, "the tools' own limit", domain.CodeTooManyRequests)
+		ask(t, h, "GET", wire.PathPing, "", wire.HeaderAuthorization, "Bearer "+token).refused(t, "the tools' own limit", domain.CodeTooManyRequests)
 	})
 }
 
@@ -271,4 +440,37 @@ func TestWhatClaimsItsConnection(t *testing.T) {
 	ask(t, counted, "POST", replyTo(id), "content")
 	claimed("the reply again", 0)
 	<-done
+}
+
+// A task that holds all connections which nobody claims must not keep those out that show the token.
+func TestWhatShowsTheTokenClaimsItsConnection(t *testing.T) {
+	_, h, token := taken(t)
+	claims := 0
+	counted := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		before := claims
+		h.ServeHTTP(w, r.WithContext(wire.WithConn(r.Context(), wire.Conn{Claim: func() func() {
+			claims++
+			return func() { claims += 10 }
+		}})))
+		if claims != before && claims != before+11 {
+			t.Errorf("%s is claimed and released by %d", r.URL.Path, claims-before)
+		}
+	})
+	for _, endpoint := range endpoints {
+		if endpoint.path == wire.PathPoll {
+			continue // which hangs
+		}
+		for shown, want := range map[string]int{"Bearer " + token: 11, "Bearer x": 0, "": 0} {
+			claims = 0
+			ask(t, counted, endpoint.method, endpoint.path, "", "Authorization", shown)
+			if claims != want {
+				t.Errorf("%s %s with %q: %d", endpoint.method, endpoint.path, shown, claims)
+			}
+		}
+	}
+	claims = 0
+	ask(t, counted, "GET", wire.PathPing, "", "Authorization", "Bearer "+token, "Via", "x")
+	if claims != 0 {
+		t.Error("a foreign request is claimed")
+	}
 }

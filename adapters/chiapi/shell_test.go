@@ -191,6 +191,40 @@ func TestAHandshakeForWhatIsNoShell(t *testing.T) {
 	})
 }
 
+// Threat 15's other side: a shell that the host waits for was refused where its guest had made all the requests that
+// it may. Its handshake is let in once, and nothing that isn't one.
+func TestThreat15AShellIsTakenBeyondTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, h := newService(t, limited)
+		dial := serve(t, h)
+		id, got := openShell(t, s, h)
+		useUp(t, h)
+		try := func(what string, change map[string]string) {
+			t.Helper()
+			conn := dial()
+			go io.WriteString(conn, handshake(id, change))
+			a, err := readAnswer(conn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.refused(t, what, domain.CodeTooManyRequests)
+		}
+		try("no handshake", map[string]string{"Sec-WebSocket-Key": ""})
+		try("a wrong method", map[string]string{"": "POST " + replyTo(id) + " HTTP/1.1"})
+		conn := dial()
+		response, rest := shakes(t, conn, handshake(id, nil))
+		if response.StatusCode != http.StatusSwitchingProtocols {
+			t.Fatalf("it is answered with %s", response.Status)
+		}
+		if o := <-got; o.err != nil {
+			t.Fatal(o.err)
+		}
+		try("another handshake", nil)
+		conn.Close()
+		io.Copy(io.Discard, rest)
+	})
+}
+
 // An id has one shell, whether that is open still or over.
 func TestAShellIsClaimedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -40,18 +40,5 @@ func (d *drain) read(n int, now time.Time) time.Duration {
 // dropped waits after n bytes of a log were read for nothing. An error is the end of the request or of the
 // service: nobody reads on.
 func (s *Service) dropped(ctx context.Context, n int) error {
-	wait := s.drain.read(n, time.Now())
-	if wait == 0 {
-		return nil
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-s.closing.Done():
-		return context.Cause(s.closing)
-	case <-timer.C:
-		return nil
-	}
+	return s.pause(ctx, s.drain.read(n, time.Now()))
 }

@@ -1,21 +1,30 @@
 package host
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
 )
 
+// logTurn is how long a log waits at most for its turn. Behind a server that lets in a few connections at a time
+// none waits for so long.
+const logTurn = 5 * time.Second
+
 // requestRates bound how often a guest may ask: its tools, as far as they show their token, and whoever
-// else is in it. So a task that floods its host doesn't lock the tools out that it depends on.
-type requestRates struct{ tools, others requestRate }
+// else is in it. So a task that floods its host uses up nothing that its tools have. Logs, which wait for
+// their turn, have one of their own: what doesn't wait would never find anything left beside them.
+type requestRates struct{ tools, others, toolsLogs, othersLogs requestRate }
 
 func (r *requestRates) init(limits domain.Limits, log *slog.Logger) {
 	r.tools.init(limits, log, "the guest's tools")
 	r.others.init(limits, log, "the guest")
+	r.toolsLogs.init(limits, log, "the logs of the guest's tools")
+	r.othersLogs.init(limits, log, "the guest's logs")
 }
 
 // requestRate is the rate of one kind of requests.
@@ -42,30 +51,83 @@ func (r *requestRate) give() {
 	r.rate.Give()
 }
 
-func (r *requestRate) take() error {
+// take takes a token that is there, or will be within most, and tells how long until it is.
+func (r *requestRate) take(most time.Duration) (time.Duration, error) {
 	r.mu.Lock()
-	taken := r.rate.Take(time.Now())
+	wait, taken := r.rate.Reserve(time.Now(), most)
 	told := !taken && r.refused.Again()
 	times := r.refused
 	r.mu.Unlock()
 	if taken {
-		return nil
+		return wait, nil
 	}
 	if told {
 		r.log.Warn("requests are refused: "+r.whose+" made more than the limits Requests and RequestBurst allow",
 			"limit", r.most, "unit", "requests a second", "time", uint64(times))
 	}
-	return fmt.Errorf("%w: more than the %d a second that the limit Requests allows", domain.ErrTooMany, r.most)
+	return 0, fmt.Errorf("%w: more than the %d a second that the limit Requests allows", domain.ErrTooMany, r.most)
+}
+
+// isTools tells whether a request shows the token of the guest's tools.
+func (s *Service) isTools(shown string) bool {
+	return !s.token.IsZero() && proofOf(s.token, shown) == domain.ProofRight
 }
 
 // Enter implements ports.GuestAPI.
-func (s *Service) Enter(shown string) (asked func(), err error) {
-	rate := &s.rates.others
-	if !s.token.IsZero() && proofOf(s.token, shown) == domain.ProofRight {
+func (s *Service) Enter(shown string) (ports.Entry, error) {
+	rate, tools := &s.rates.others, s.isTools(shown)
+	if tools {
 		rate = &s.rates.tools
 	}
-	if err := rate.take(); err != nil {
-		return nil, err
+	if _, err := rate.take(0); err != nil {
+		return ports.Entry{}, err
 	}
-	return rate.giver, nil
+	return ports.Entry{Tools: tools, Asked: rate.giver}, nil
+}
+
+// EnterLog implements ports.GuestAPI.
+func (s *Service) EnterLog(ctx context.Context, shown string) (ports.Entry, error) {
+	rate, tools := &s.rates.othersLogs, s.isTools(shown)
+	if tools {
+		rate = &s.rates.toolsLogs
+	}
+	wait, err := rate.take(logTurn)
+	if err == nil {
+		err = s.pause(ctx, wait)
+	}
+	if err != nil {
+		return ports.Entry{}, err
+	}
+	return ports.Entry{Tools: tools, Asked: rate.giver}, nil
+}
+
+// pause waits. An error is the end of the request or of the service.
+func (s *Service) pause(ctx context.Context, wait time.Duration) error {
+	if wait <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-s.closing.Done():
+		return context.Cause(s.closing)
+	case <-timer.C:
+		return nil
+	}
+}
+
+// EnterReply implements ports.GuestAPI.
+func (s *Service) EnterReply(id domain.ActionID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mailbox.PassReply(id, time.Now())
+}
+
+// EnterPoll implements ports.GuestAPI.
+func (s *Service) EnterPoll() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mailbox.PassPoll(time.Now())
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/hexworker/metaservice"
 	"github.com/hexworker/metaservice/adapters/hostclient"
 	"github.com/hexworker/metaservice/adapters/httpserver"
+	"github.com/hexworker/metaservice/app/guest"
 	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 	"github.com/hexworker/metaservice/tests/contract"
@@ -52,7 +53,7 @@ func (t *text) String() string {
 	return t.buf.String()
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, options ...metaservice.Option) *world {
 	t.Helper()
 	w := &world{said: new(text), sink: new(text)}
 	storage, err := metaservice.NewTemporaryStorage(t.TempDir())
@@ -60,7 +61,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	logger := slog.New(slog.NewTextHandler(w.said, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	w.MetaService = metaservice.New([]string{"true"}, nil, w.sink, nil, &metaservice.Environment{TemporaryStorage: storage, Logger: logger})
+	w.MetaService = metaservice.New([]string{"true"}, nil, w.sink, nil, &metaservice.Environment{TemporaryStorage: storage, Logger: logger}, options...)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -241,21 +242,35 @@ func TestManyShellsMeetNoLimit(t *testing.T) {
 	over.Wait()
 }
 
-// A task that posts one line after the other to its log, each on a connection of its own, isn't refused where
-// it does so as often as programs can be started.
+// A task that posts one line after the other to its log, each on a connection of its own, isn't refused, however
+// often it does so: it waits. Here that is at the fifth line already. The loss of one would be the task's failure.
 func TestPostedLinesMeetNoLimit(t *testing.T) {
-	w := newWorld(t)
-	for i := range domain.Defaults().RequestBurst - 50 {
-		stream, err := w.client.OpenLog(t.Context())
-		if err != nil {
-			t.Fatal(err)
+	const lines, burst = 60, 5
+	w := newWorld(t, metaservice.WithLimits(metaservice.Limits{Requests: domain.Defaults().Requests, RequestBurst: burst}))
+	begun := time.Now()
+	var posting sync.WaitGroup
+	for range 4 {
+		posting.Go(func() {
+			for range lines / 4 {
+				if n, err := guest.PostLog(t.Context(), w.client, strings.NewReader("a line\n")); n != 7 || err != nil {
+					t.Errorf("%d bytes of a line were posted: %v", n, err)
+				}
+				w.client.Close() // as a program's end does
+			}
+		})
+	}
+	posting.Wait()
+	if took, least := time.Since(begun), (lines-burst)*time.Second/time.Duration(domain.Defaults().Requests); took < least {
+		t.Errorf("%d lines took %s: they met no rate", lines, took)
+	}
+	// More than guest-tools keep of what they read, in case they are refused.
+	large := strings.Repeat("a line\n", 100<<10/7)
+	for range 2 * burst {
+		if n, err := guest.PostLog(t.Context(), w.client, strings.NewReader(large)); n != int64(len(large)) || err != nil {
+			t.Errorf("%d bytes of %d were posted: %v", n, len(large), err)
 		}
-		if _, err := fmt.Fprintf(stream, "%d\n", i); err != nil {
-			t.Fatal(err)
-		}
-		if err := stream.Close(); err != nil {
-			t.Fatal(err)
-		}
-		w.client.Close() // as a program's end does
+	}
+	if want := strings.Repeat("a line\n", lines) + strings.Repeat(large, 2*burst); w.sink.String() != want {
+		t.Errorf("the log has %d bytes, not %d", len(w.sink.String()), len(want))
 	}
 }
