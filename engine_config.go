@@ -53,7 +53,7 @@ type ConfigLimits struct {
 	ShellBytes    int64    `json:"shellBytes,omitzero" jsonschema:"Bytes that the shells of one guest may hold together of what it has sent and nobody has read. Each output has 64 KiB all the same."`
 	Requests      int      `json:"requests,omitzero" jsonschema:"Requests of a guest in a second. What the host asked for does not count. One more is refused for now, and its connection closed."`
 	RequestBurst  int      `json:"requestBurst,omitzero" jsonschema:"Requests of a guest at once, after a rest."`
-	DiskFree      int64    `json:"diskFree,omitzero" jsonschema:"Bytes that must stay free where artifacts are kept. The default is a twentieth of the disk where that is less."`
+	DiskFree      int64    `json:"diskFree,omitzero" jsonschema:"Bytes that must stay free where artifacts are kept. The default is 1 GiB, or a twentieth of the disk where that is less."`
 }
 
 // limits are the same in the domain's own type, whose fields have the same names.
@@ -117,9 +117,11 @@ func (e *InvalidConfigError) Error() string {
 // configSchema is the schema of a Config, with the defaults.
 var configSchema = func() *jsonschema.Schema {
 	s := schemaFor[Config]()
+	limits := domain.Defaults()
+	limits.DiskFree = 0 // its default is no number: whoever filled that in would get more than the default
 	setDefaults(s, Config{
 		BootTimeout: Duration(DefaultBootTimeout), StopTimeout: Duration(DefaultStopTimeout), Token: TokenAuto,
-		Limits: configLimits(domain.Defaults()),
+		Limits: configLimits(limits),
 	})
 	s.Title = "The configuration of a metaservice engine"
 	return s

@@ -43,7 +43,7 @@ type Limits struct {
 	RequestBurst int
 
 	// DiskFree is what must stay free where artifacts are kept, as far as that can be told; default 1 GiB, or
-	// a twentieth of the disk where that is less.
+	// a twentieth of the disk where that is less. So 1 GiB that somebody has set is not the default.
 	DiskFree int64
 }
 
@@ -80,7 +80,7 @@ const MaxHold = 30 * time.Second
 // ErrInvalidLimits is a limit that can't be.
 var ErrInvalidLimits = errors.New("invalid limits")
 
-// WithDefaults fills in the defaults, and names every field that can't be.
+// WithDefaults fills in the defaults, and names every field that can't be. DiskFree stays as it is: KeepFree knows.
 func (l Limits) WithDefaults() (Limits, error) {
 	d := Defaults()
 	var errs []error
@@ -105,7 +105,7 @@ func (l Limits) WithDefaults() (Limits, error) {
 		fill("ShellBytes", &l.ShellBytes, d.ShellBytes),
 		fill("Requests", &l.Requests, d.Requests),
 		fill("RequestBurst", &l.RequestBurst, d.RequestBurst),
-		fill("DiskFree", &l.DiskFree, d.DiskFree),
+		fill("DiskFree", new(l.DiskFree), d.DiskFree),
 	)
 	if l.Hold > MaxHold {
 		errs = append(errs, fmt.Errorf("%w: Hold is %s, old guests give a poll up after 35 s, so the most is %s", ErrInvalidLimits, l.Hold, MaxHold))
@@ -118,8 +118,8 @@ func (l Limits) WithDefaults() (Limits, error) {
 
 // KeepFree is how much of a disk of so many bytes must stay free.
 func (l Limits) KeepFree(disk int64) int64 {
-	if d := Defaults().DiskFree; l.DiskFree == d {
-		return min(d, disk/20)
+	if l.DiskFree == 0 {
+		return min(Defaults().DiskFree, disk/20)
 	}
 	return l.DiskFree
 }

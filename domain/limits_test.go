@@ -24,6 +24,7 @@ func TestLimitsWithDefaults(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			want := domain.Defaults()
+			want.DiskFree = test.given.DiskFree // of which the disk decides
 			test.want(&want)
 			got, err := test.given.WithDefaults()
 			if err != nil {

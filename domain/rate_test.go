@@ -97,17 +97,26 @@ func TestSeldom(t *testing.T) {
 	}
 }
 
+// What somebody has set counts, even where it is the number that the default begins with.
 func TestKeepFree(t *testing.T) {
-	limits := domain.Defaults()
+	limits, err := domain.Limits{}.WithDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if got := limits.KeepFree(1 << 40); got != 1<<30 {
 		t.Errorf("of a large disk it keeps %d", got)
 	}
 	if got := limits.KeepFree(1 << 20); got != 1<<20/20 {
 		t.Errorf("of a small disk it keeps %d", got)
 	}
-	limits.DiskFree = 5
-	if got := limits.KeepFree(1 << 20); got != 5 {
-		t.Errorf("it keeps %d where it is told 5", got)
+	for _, told := range []int64{5, 1 << 30} {
+		limits, err := domain.Limits{DiskFree: told}.WithDefaults()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := limits.KeepFree(1 << 20); got != told {
+			t.Errorf("it keeps %d where it is told %d", got, told)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -85,5 +86,40 @@ func TestTheFirstPollAloneOutlivesTheHost(t *testing.T) {
 		w.settle(time.Minute)
 		w.same("polls once it is back", int64(1), host.open.Load())
 		close(may)
+	})
+}
+
+// newHost is one that asks for what these guest-tools can't do, of whichever poll comes beside another.
+type newHost struct {
+	*pollCounter
+	asked atomic.Int64
+}
+
+func (h *newHost) Poll(ctx context.Context) (domain.Action, error) {
+	if h.open.Load() > 0 && h.asked.Load() < 10 {
+		h.asked.Add(1)
+		return domain.Action{}, fmt.Errorf("%w: dance", domain.ErrUnknownKind)
+	}
+	return h.pollCounter.Poll(ctx)
+}
+
+// The polls beside the first once dropped an action of an unknown kind without a word.
+func TestWhatThisVersionCantDoIsToldByEachPoll(t *testing.T) {
+	may := make(chan struct{})
+	var host *newHost
+	inBubble(t, func(w *world) {
+		may = make(chan struct{})
+		host = &newHost{pollCounter: &pollCounter{fakeHost: w.host}}
+		w.config.Host, w.config.Files = host, slowFiles{fakeFiles{"/file": "content"}, may}
+	}, func(w *world) {
+		for i := range 20 {
+			w.offer(domain.GetArtifact(domain.ActionID(strconv.Itoa(i)), "/file"))
+		}
+		w.settle(time.Minute)
+		close(may)
+		w.settle(time.Second)
+		w.same("asked for", int64(10), host.asked.Load())
+		w.same("told", 10, w.log.count("something that this version can't do"))
+		w.same("replies", 20, len(w.peer.Seen().Replies))
 	})
 }

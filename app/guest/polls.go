@@ -47,16 +47,11 @@ func (g *Guest) servePolls(ctx context.Context) {
 	refused := false
 	for ctx.Err() == nil {
 		start := time.Now()
-		var action domain.Action
-		err := g.link.call(ctx, func() (err error) {
-			action, err = g.config.Host.Poll(ctx)
-			return err
-		})
+		action, usable, err := g.poll(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		unusable := errors.Is(err, domain.ErrUnknownKind) || errors.Is(err, domain.ErrInvalidAction)
-		if err != nil && !unusable {
+		if err != nil {
 			if refusal, ok := errors.AsType[*domain.Error](err); ok && !refused {
 				refused = true
 				g.log.Warn("the host refuses polls; it is asked again", "refusal", refusal)
@@ -66,16 +61,11 @@ func (g *Guest) servePolls(ctx context.Context) {
 		}
 		pause.reset()
 		refused = false
-		switch {
-		case unusable:
-			g.log.Warn("the host asks for something that this version can't do; it is not answered", "error", err)
-		case action.Kind() != domain.KindNone:
-			if g.take(action) {
-				if g.crew.several() {
-					more.begin(func() { g.pollMore(ctx) })
-				}
-				continue
+		if usable && g.take(action) {
+			if g.crew.several() {
+				more.begin(func() { g.pollMore(ctx) })
 			}
+			continue
 		}
 		if rest := leastPoll - time.Since(start); rest > 0 {
 			sleep(ctx, rest)
@@ -83,15 +73,25 @@ func (g *Guest) servePolls(ctx context.Context) {
 	}
 }
 
+// poll asks for an action, and tells whether that can be taken: there may be none, or one that this version doesn't
+// know. That is told, and no error: the host does answer.
+func (g *Guest) poll(ctx context.Context) (action domain.Action, usable bool, err error) {
+	err = g.link.call(ctx, func() (err error) {
+		action, err = g.config.Host.Poll(ctx)
+		return err
+	})
+	if errors.Is(err, domain.ErrUnknownKind) || errors.Is(err, domain.ErrInvalidAction) {
+		g.log.Warn("the host asks for something that this version can't do; it is not answered", "error", err)
+		return action, false, nil
+	}
+	return action, err == nil && action.Kind() != domain.KindNone, err
+}
+
 // pollMore asks for actions as long as there are any. What goes wrong is for the first poll to see to.
 func (g *Guest) pollMore(ctx context.Context) {
 	for ctx.Err() == nil {
-		var action domain.Action
-		err := g.link.call(ctx, func() (err error) {
-			action, err = g.config.Host.Poll(ctx)
-			return err
-		})
-		if err != nil || action.Kind() == domain.KindNone || !g.take(action) {
+		action, usable, err := g.poll(ctx)
+		if err != nil || !usable || !g.take(action) {
 			return
 		}
 	}
