@@ -88,7 +88,6 @@ const (
 	CodeForbidden          Code = "Forbidden"
 	CodePayloadTooLarge    Code = "PayloadTooLarge"
 	CodeMisdirectedRequest Code = "MisdirectedRequest"
-	CodeOffsetMismatch     Code = "OffsetMismatch"
 	CodeTooManyRequests    Code = "TooManyRequests"
 )
 

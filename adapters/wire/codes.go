@@ -21,7 +21,6 @@ var statuses = map[domain.Code]int{
 	domain.CodeForbidden:          http.StatusForbidden,
 	domain.CodePayloadTooLarge:    http.StatusRequestEntityTooLarge,
 	domain.CodeMisdirectedRequest: http.StatusMisdirectedRequest,
-	domain.CodeOffsetMismatch:     http.StatusConflict,
 	domain.CodeTooManyRequests:    http.StatusServiceUnavailable,
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -15,7 +16,7 @@ import (
 	"github.com/hexworker/metaservice/domain"
 )
 
-// statuses is the table of docs/protocol.md, and of the refusals beyond version 1.
+// statuses are those of version 1, and the refusals beyond it.
 var statuses = map[domain.Code]int{
 	"MethodNotAllowed":   405,
 	"NoSuchEndPoint":     404,
@@ -27,7 +28,6 @@ var statuses = map[domain.Code]int{
 	"Forbidden":          403,
 	"PayloadTooLarge":    413,
 	"MisdirectedRequest": 421,
-	"OffsetMismatch":     409,
 	"TooManyRequests":    503,
 }
 
@@ -44,6 +44,28 @@ func TestEachCodeHasItsStatus(t *testing.T) {
 	}
 	if got := wire.Status("Other"); got != http.StatusInternalServerError {
 		t.Errorf("a code that nobody knows has the status %d", got)
+	}
+}
+
+// What guests are told is written down, all of it: three codes once were not.
+func TestTheManualHasEachCode(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(map[domain.Code]int)
+	_, table, _ := strings.Cut(string(manual), "| code | status | when |\n")
+	for line := range strings.Lines(table) {
+		var code string
+		var status int
+		if n, _ := fmt.Sscanf(strings.ReplaceAll(line, "`", " "), "| %s | %d", &code, &status); n == 2 {
+			told[domain.Code(code)] = status
+		} else if !strings.HasPrefix(line, "|") {
+			break
+		}
+	}
+	if !maps.Equal(told, statuses) {
+		t.Errorf("the manual has %v, want %v", told, statuses)
 	}
 }
 
