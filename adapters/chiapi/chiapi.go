@@ -31,6 +31,10 @@ const (
 	smallBody = 30 * time.Second
 	// refusedBody is how long the answer to a request that is refused waits for the rest of its body.
 	refusedBody = time.Second
+	// answerWrite is how long it may take to write an answer out, which is small. A guest that never reads one
+	// would hold its connection for ever, and in the end all that it may have. Before the first byte goes out
+	// net/http reads what is left of a small body.
+	answerWrite = smallBody + 10*time.Second
 )
 
 // New makes the handler. Its errors of its own go to logger.
@@ -135,11 +139,14 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 func respond(w http.ResponseWriter, status int, body []byte) error {
 	w.Header().Set("Content-Type", wire.TypeJSON)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	controller := http.NewResponseController(w)
+	controller.SetWriteDeadline(time.Now().Add(answerWrite)) // a writer without deadlines has none here either
 	w.WriteHeader(status)
 	if _, err := w.Write(body); err != nil {
 		return err
 	}
-	err := http.NewResponseController(w).Flush()
+	err := controller.Flush()
+	controller.SetWriteDeadline(time.Time{})
 	if errors.Is(err, http.ErrNotSupported) {
 		return nil // then the answer goes out when the handler returns, and nobody tells whether it did
 	}

@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -149,6 +151,110 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 				t.Errorf("one that was claimed: %s", got)
 			}
 		}
+	})
+}
+
+// begin begins a request on a new connection, whose headers never end.
+func begin(dial func() net.Conn) *caller {
+	c := &caller{dial(), make(chan int, 1)}
+	go func() {
+		defer close(c.answers)
+		io.WriteString(c.Conn, "GET /ok HTTP/1.1\r\n")
+		io.Copy(io.Discard, c.Conn)
+	}()
+	synctest.Wait()
+	return c
+}
+
+// Whose headers don't come holds up nobody else for longer than a second: the first of them makes room.
+func TestSlowHeadersMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		dial := inMemory(t, streams(release), silence)
+		held := callAll(dial, "/hold", httpserver.Unclaimed-3) // these have been heard, and aren't slow
+		first := begin(dial)
+		time.Sleep(time.Second / 2)
+		silent, last := dial(), begin(dial)
+		late := call(dial(), "/ok")
+		if got := late.state(); got != "waits" {
+			t.Errorf("one too many: %s", got)
+		}
+		time.Sleep(httpserver.CrowdedHeaderTimeout/2 - 1)
+		if got := first.state(); got != "waits" {
+			t.Errorf("it is cut too early: %s", got)
+		}
+		time.Sleep(time.Nanosecond)
+		if first, late := first.state(), late.state(); first != "closed" || late != "OK" {
+			t.Errorf("after %s the first: %s, the one that waits: %s", httpserver.CrowdedHeaderTimeout, first, late)
+		}
+		time.Sleep(2 * time.Second) // nobody waits, and there is all the time there ever was
+		if got := last.state(); got != "waits" {
+			t.Errorf("one that is in nobody's way: %s", got)
+		}
+		// Of those that are left one makes room at once: first the idle one, and then the silent one.
+		for range 2 {
+			if got := call(dial(), "/hold").state(); got != "waits" {
+				t.Errorf("one more: %s", got)
+			}
+		}
+		if got := late.state(); got != "closed" {
+			t.Errorf("the idle one: %s", got)
+		}
+		if _, err := silent.Read(make([]byte, 1)); err == nil {
+			t.Error("the silent one isn't cut")
+		}
+		for _, c := range held {
+			if got := c.state(); got != "waits" {
+				t.Errorf("one that was heard: %s", got)
+			}
+		}
+		close(release)
+	})
+}
+
+// Threats 16 and 27: a task that opens connection after connection has its guest's tools wait for their turn in the
+// line, and for no more: what they prove to be theirs is kept, and asks again at once.
+func TestThreat27ATaskThatHoldsTheDoorDoesNotLockTheToolsOut(t *testing.T) {
+	const line = 64 // as many as a virtual machine's network has wait
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		dial := inMemory(t, streams(release), silence)
+		stop := make(chan struct{})
+		var flood sync.WaitGroup
+		for i := range line {
+			flood.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					conn := dial()
+					if i%2 == 0 {
+						fmt.Fprint(conn, "GET /ok HTTP/1.1\r\n")
+					}
+					io.Copy(io.Discard, conn)
+				}
+			})
+		}
+		time.Sleep(time.Minute)
+		begun := time.Now()
+		tools := call(dial(), "/claimed") // as what shows the token is
+		if status := <-tools.answers; status != http.StatusOK {
+			t.Fatalf("the tools got %d", status)
+		}
+		if took, most := time.Since(begun), (line/httpserver.Unclaimed+1)*httpserver.CrowdedHeaderTimeout; took > most {
+			t.Errorf("the tools waited for %s, not %s", took, most)
+		}
+		for range 60 {
+			time.Sleep(time.Second)
+			tools.ask("/claimed")
+			if got := tools.state(); got != "OK" {
+				t.Fatalf("the tools ask again: %s", got)
+			}
+		}
+		close(stop)
+		flood.Wait()
 	})
 }
 

@@ -1,6 +1,7 @@
 package httpserver
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/http"
@@ -34,8 +35,15 @@ type member struct {
 	state  http.ConnState
 	moment uint64 // at which it became idle
 	claims int
-	lately bool // it was claimed, and no other request has begun since
-	free   bool // it doesn't count as an accept
+	lately bool      // it was claimed, and no other request has begun since
+	free   bool      // it doesn't count as an accept
+	asked  bool      // the headers of its request are there
+	since  time.Time // when it was let in, or that request began
+}
+
+// heads tells whether its request's headers are still to come.
+func (m *member) heads() bool {
+	return m.state == http.StateNew || m.state == http.StateActive && !m.asked
 }
 
 // counts tells whether it is one of those that nobody has claimed. One that was, and is idle, isn't: a guest
@@ -127,34 +135,54 @@ func (d *door) pace() time.Duration {
 // untilNews is a wait that only news ends.
 const untilNews = time.Hour
 
-// enter lets a connection in, if there is room, or can be made.
+// enter lets a connection in, if there is room, or can be made; else it tells when to try again.
 func (d *door) enter(conn net.Conn) time.Duration {
-	entered, out := d.makeRoom(conn)
+	again, out := d.makeRoom(conn, time.Now())
 	if out != nil {
 		out.Close() // as http.Server does with those that are idle
 	}
-	if !entered {
-		return untilNews
-	}
-	return 0
+	return again
 }
 
-// makeRoom lets a connection in, if there is room, or an idle one can be put out for it, which the caller
-// closes.
-func (d *door) makeRoom(conn net.Conn) (entered bool, out net.Conn) {
+// makeRoom lets a connection in, if there is room, or another can be put out for it, which the caller closes.
+// That is one that is idle, or one whose headers take too long for others to wait for: else a task that sends
+// none would keep its guest's tools waiting, of which nothing can be known before theirs are there.
+func (d *door) makeRoom(conn net.Conn, now time.Time) (again time.Duration, out net.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	again = untilNews
 	if d.unclaimed >= Unclaimed {
-		out = d.putOut((*member).counts)
+		if out = d.putOut((*member).counts); out == nil {
+			out, again = d.putOutSlow(now)
+		}
 	} else if len(d.inside) >= Connections {
 		out = d.putOut(func(*member) bool { return true })
 	}
 	if d.unclaimed >= Unclaimed || len(d.inside) >= Connections {
-		return false, out
+		return again, out
 	}
-	d.inside[conn] = &member{conn: conn, state: http.StateNew}
+	d.inside[conn] = &member{conn: conn, state: http.StateNew, since: now}
 	d.unclaimed++
-	return true, out
+	return 0, out
+}
+
+// putOutSlow takes out that one whose headers are awaited longest, if that is too long, and else tells when it
+// will be; d.mu must be held.
+func (d *door) putOutSlow(now time.Time) (out net.Conn, again time.Duration) {
+	var slowest *member
+	for _, m := range d.inside {
+		if m.heads() && m.counts() && (slowest == nil || m.since.Before(slowest.since)) {
+			slowest = m
+		}
+	}
+	if slowest == nil {
+		return nil, untilNews
+	}
+	if left := CrowdedHeaderTimeout - now.Sub(slowest.since); left > 0 {
+		return nil, left
+	}
+	d.leave(slowest)
+	return slowest.conn, untilNews
 }
 
 // putOut takes out that one of them that has been idle longest, if one is; d.mu must be held.
@@ -211,14 +239,35 @@ func (d *door) change(conn net.Conn, how func(*member)) {
 // changed is http.Server.ConnState. A connection that is hijacked is inside for as long as it is claimed.
 func (d *door) changed(conn net.Conn, state http.ConnState) {
 	d.change(conn, func(m *member) {
+		began := m.state == http.StateIdle
 		m.state = state
 		switch state {
 		case http.StateActive:
-			m.lately = false
+			m.lately, m.asked = false, false
+			if began {
+				m.since = time.Now()
+			}
 		case http.StateIdle:
 			d.moments++
 			m.moment = d.moments
 		}
+	})
+}
+
+type doorKey struct{}
+
+// known has the requests of a connection tell of their headers.
+func (d *door) known(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, doorKey{}, func() { d.change(conn, func(m *member) { m.asked = true }) })
+}
+
+// heard notes for each request that its headers are there.
+func heard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if heard, ok := r.Context().Value(doorKey{}).(func()); ok {
+			heard()
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 

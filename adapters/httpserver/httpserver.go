@@ -19,9 +19,13 @@ const (
 	IdleTimeout   = 75 * time.Second // of a connection between requests
 	HeaderBytes   = 16 << 10         // of a request's headers
 
+	// CrowdedHeaderTimeout is HeaderTimeout where another connection waits, and there is no room for it.
+	CrowdedHeaderTimeout = time.Second
+
 	// Unclaimed is how many connections there may be at once that nobody has claimed (wire.Claim): what
-	// the host asked for, what it has a limit on, and what a proxy does are claimed. One more takes the place
-	// of the one that has been idle longest, or waits until there is room: it is accepted, but not read.
+	// the host asked for, what it has a limit on, what the guest's tools prove to be theirs, and what a proxy
+	// does are claimed. One more takes the place of the one that has been idle longest, or whose headers take
+	// longer than CrowdedHeaderTimeout, or waits until there is room: it is accepted, but not read.
 	Unclaimed = 16
 	// Connections is how many there may be at once in all, likewise.
 	Connections = 512
@@ -70,14 +74,14 @@ func (c Config) Serve(ctx context.Context, listener net.Listener, handler http.H
 	gate := &gate{handler: handler, empty: make(chan struct{})}
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	server := &http.Server{
-		Handler:           gate,
+		Handler:           heard(gate),
 		BaseContext:       func(net.Listener) context.Context { return life },
 		ReadHeaderTimeout: HeaderTimeout,
 		IdleTimeout:       IdleTimeout,
 		MaxHeaderBytes:    HeaderBytes,
 		Protocols:         onlyHTTP1,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return wire.WithConn(ctx, wire.Conn{HungUp: hungUpOf(conn), Claim: door.claimOf(conn), Answers: c.answers})
+			return wire.WithConn(door.known(ctx, conn), wire.Conn{HungUp: hungUpOf(conn), Claim: door.claimOf(conn), Answers: c.answers})
 		},
 		ConnState: door.changed,
 		// net/http would answer OPTIONS * by itself, past every limit on how often a guest may ask.

@@ -8,7 +8,7 @@ func LimitRows() []domain.LimitRow {
 	const fixed = "fixed: it holds for each guest by itself, and none that is well needs more"
 	return []domain.LimitRow{
 		{Area: area, Name: "unclaimed connections", Default: domain.LimitCount(Unclaimed),
-			Of: "at once, beside those of replies, logs, shells and proxies", AtLimit: "the one that has been idle longest is closed, or a new one waits, unread, until there is room; in the log", Change: fixed},
+			Of: "at once, beside those of replies, logs, shells and proxies, and those that show the token", AtLimit: "the one that has been idle longest is closed, or whose headers take longer than " + domain.LimitTime(CrowdedHeaderTimeout) + ", or a new one waits, unread, until there is room; in the log", Change: fixed},
 		{Area: area, Name: "connections", Default: domain.LimitCount(Connections),
 			Of: "at once in all", AtLimit: "as for unclaimed ones", Change: fixed},
 		{Area: area, Name: "accepts", Default: domain.LimitCount(Accepts) + "/s",

@@ -16,7 +16,8 @@ import (
 const logTurn = 5 * time.Second
 
 // requestRates bound how often a guest may ask: its tools, as far as they show their token, and whoever
-// else is in it. So a task that floods its host uses up nothing that its tools have. Logs, which wait for
+// else is in it. So a task that floods its host uses up none of the requests that its tools have. (That it doesn't
+// hold all connections either is for the server to see to, to which Entry.Tools tells whose they are.) Logs, which wait for
 // their turn, have one of their own: what doesn't wait would never find anything left beside them.
 type requestRates struct{ tools, others, toolsLogs, othersLogs requestRate }
 

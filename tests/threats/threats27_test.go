@@ -3,19 +3,26 @@
 package threats
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/hexworker/metaservice"
+	"github.com/hexworker/metaservice/adapters/httpserver"
 	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/domain"
 )
 
-func init() { register("a task that plays the tools", taskPlaysTools) }
+func init() {
+	register("a task that plays the tools", taskPlaysTools)
+	register("a task that holds the door", taskHoldsTheDoor)
+}
 
 // withHeader puts a header into a request.
 func withHeader(request, header string) string {
@@ -172,5 +179,99 @@ func TestThreat27TaskPlaysGuestTools(t *testing.T) {
 	h.call(t, "Outcome", Ask{Guest: guest, Within: time.Minute}, &ended)
 	if !ended.Succeeded {
 		t.Errorf("the outcome is %+v", ended)
+	}
+}
+
+// taskHoldsTheDoor opens one connection after the other, a line of them at once, and keeps each for as long as the
+// host lets it, while the tools ask for something with their token: over a connection that they have, and over
+// new ones.
+func taskHoldsTheDoor(r *raid) error {
+	token, status, err := r.takeToken("")
+	if err != nil || status != http.StatusOK {
+		return fmt.Errorf("the tools got %d, %w", status, err)
+	}
+	ping := withHeader(bare(http.MethodGet, wire.PathPing), shown(token))
+	kept, err := r.dial()
+	if err != nil {
+		return err
+	}
+	defer kept.Close()
+	from := bufio.NewReader(kept)
+	ask := func() error {
+		kept.SetDeadline(time.Now().Add(time.Minute))
+		if _, err := io.WriteString(kept, ping); err != nil {
+			return err
+		}
+		a, err := readAnswer(from)
+		if err == nil && a.status != http.StatusOK {
+			err = fmt.Errorf("it got %d", a.status)
+		}
+		return err
+	}
+	if err := ask(); err != nil {
+		return err
+	}
+	holds := []string{"", "GET /engine/v1/", bare(http.MethodGet, wire.PathPoll), bare(http.MethodPost, wire.PathToken)}
+	stop := make(chan struct{})
+	var flood sync.WaitGroup
+	defer flood.Wait()
+	defer close(stop)
+	for i := range doorLine {
+		flood.Go(func() {
+			for {
+				conn, err := r.dial()
+				if err != nil {
+					return
+				}
+				go func() {
+					<-stop
+					conn.Close()
+				}()
+				io.WriteString(conn, holds[i%len(holds)])
+				io.Copy(io.Discard, conn)
+				conn.Close()
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				r.count("held", 1)
+			}
+		})
+	}
+	var slowest time.Duration
+	for range 3 {
+		begun := time.Now()
+		if a, err := r.ask([]byte(ping)); err != nil || a.status != http.StatusOK {
+			return fmt.Errorf("a new connection of the tools got %d, %w", a.status, err)
+		}
+		slowest = max(slowest, time.Since(begun))
+		begun = time.Now()
+		if err := ask(); err != nil {
+			return fmt.Errorf("the connection that the tools have: %w", err)
+		}
+		r.took("kept", max(r.tally.Times["kept"], time.Since(begun)))
+	}
+	r.took("new", slowest)
+	return nil
+}
+
+// doorLine is how many connections a task has wait, or be kept, at once.
+const doorLine = 80
+
+// Threats 16 and 27. A task could hold all connections that a guest may have beside those that its host asked for, so
+// that the tools, which have the token, waited outside.
+func TestThreat27ATaskThatHoldsTheDoor(t *testing.T) {
+	t.Parallel()
+	h := startHost(t, HostSpec{})
+	guest := h.add(t, AddGuest{Token: metaservice.TokenRequired})
+	tally := attackGuest(t, h, guest, "a task that holds the door", nil).wait(t)
+	t.Logf("new connections of the tools waited for %s at most, theirs for %s; the task's were closed %d times",
+		tally.Times["new"], tally.Times["kept"], tally.Counts["held"])
+	if took := tally.Times["kept"]; took > slack {
+		t.Errorf("the tools waited for %s", took)
+	}
+	if took, most := tally.Times["new"], doorLine/httpserver.Unclaimed*httpserver.CrowdedHeaderTimeout+slack; took > most {
+		t.Errorf("the tools waited for %s, not %s, to be let in", took, most)
 	}
 }
