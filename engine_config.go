@@ -23,7 +23,7 @@ const (
 // Config is an engine's configuration. The zero Config works: a zero field means its default.
 type Config struct {
 	MaxConcurrency  int          `json:"maxConcurrency,omitzero" jsonschema:"How many sandboxes there may be at once. 0, the default, is any number."`
-	BootTimeout     Duration     `json:"bootTimeout,omitzero" jsonschema:"How long a guest that was booted may take to call. The default is 60s."`
+	BootTimeout     Duration     `json:"bootTimeout,omitzero" jsonschema:"How long a machine may take to start, and then its guest to call. The default is 60s."`
 	StopTimeout     Duration     `json:"stopTimeout,omitzero" jsonschema:"How long a guest may take to end by itself before it is killed. The default is 10s."`
 	Limits          ConfigLimits `json:"limits,omitzero" jsonschema:"What a guest can make its host do, at most."`
 	GuestTools      string       `json:"guestTools,omitzero" jsonschema:"The path of the program guest-tools, for the process machine. By default it is looked for beside the host's program, then on PATH."`

@@ -53,6 +53,8 @@ type (
 	BootOptions = ports.BootOptions
 	// Guest is a booted machine.
 	Guest = ports.Guest
+	// GuestWithWords is a Guest that can tell what it has said.
+	GuestWithWords = ports.GuestWithWords
 	// MalformedPayloadError is a payload that can't be run, with every mistake in it.
 	MalformedPayloadError = ports.MalformedPayloadError
 	// OutcomeError is a task that ended without a guest to ask for its files.

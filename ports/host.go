@@ -77,6 +77,14 @@ type Guest interface {
 	Stop(ctx context.Context) error
 }
 
+// GuestWithWords is a Guest that can tell what it has said.
+type GuestWithWords interface {
+	Guest
+	// LastWords are those of its console, or of its tools, up to now, in the form of a clause of an error; empty
+	// is none. They are the guest's own: good for a message and nothing else.
+	LastWords() string
+}
+
 // Storage keeps what is uploaded.
 type Storage interface {
 	// Create begins an upload of so many bytes as were announced, -1 where nothing was; what comes may

@@ -17,7 +17,11 @@ import (
 	"github.com/hexworker/metaservice/ports"
 )
 
-// guest is a ports.Guest. Two goroutines belong to it from begin on, live and serve; they end with
+// releasePatience is how long each thing that ends with guest-tools may take to do so: that their last words are
+// passed on, and that the server ends, which waits 5 s for its own handlers. What takes longer is told.
+const releasePatience = 6 * time.Second
+
+// guest is a ports.GuestWithWords. Two goroutines belong to it from begin on, live and serve; they end with
 // Stop, which waits for them.
 type guest struct {
 	config  Config
@@ -102,32 +106,58 @@ func (g *guest) live() {
 	// When guest-tools are gone, so is the guest: a machine's processes end with its first one.
 	killErr := g.kill(grace)
 	if waitErr == nil {
-		<-copied // its last words
+		within(releasePatience, copied) // its last words
 		g.fail(g.death(report))
 	}
 	close(g.done)
 	<-g.asked.Done()
-	g.silence()
-	<-g.served
-	closeErr := g.process.Close()
-	<-copied
-	g.stopErr = errors.Join(killErr, closeErr, g.home.remove())
+	g.stopErr = errors.Join(killErr, g.release(copied), g.home.remove())
 	if g.stopErr != nil {
 		g.config.Logger.Warn("guest not fully removed", slog.String("folder", string(g.home)), slog.Any("error", g.stopErr))
 	}
 }
 
+// release gives back what a guest held that has ended.
+func (g *guest) release(copied <-chan struct{}) error {
+	g.silence()
+	var err error
+	if !within(releasePatience, g.served) {
+		err = errors.New("the server that the guest talked to goes on")
+	}
+	err = errors.Join(err, g.process.Close())
+	if !within(releasePatience, copied) {
+		err = errors.Join(err, errors.New("whoever takes what guest-tools say goes on taking it"))
+	}
+	return err
+}
+
+// within tells whether something is done within a time.
+func within(patience time.Duration, done <-chan struct{}) bool {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
 // death is why a guest is gone whose guest-tools have ended. Those that never called may be none.
 func (g *guest) death(report domain.Report) error {
-	words := "they said nothing"
-	if said := g.words.String(); said != "" {
-		words = "their last words: " + quoteAll(said)
-	}
 	if g.called.Load() {
-		return fmt.Errorf("guest-tools ended (%s); %s", report, words)
+		return fmt.Errorf("guest-tools ended (%s); %s", report, g.LastWords())
 	}
 	return fmt.Errorf("guest-tools ended before they called their host (%s); is %s the program guest-tools? %s",
-		report, domain.Quote(g.tools), words)
+		report, domain.Quote(g.tools), g.LastWords())
+}
+
+// LastWords implements ports.GuestWithWords.
+func (g *guest) LastWords() string {
+	if said := g.words.String(); said != "" {
+		return "their last words: " + quoteAll(said)
+	}
+	return "they said nothing"
 }
 
 // askToEnd gives guest-tools the chance to end their task, and tells how much of the grace is left for

@@ -93,8 +93,8 @@ func New(config Config) (*Machine, error) {
 
 // Boot implements ports.Machine.
 func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Guest, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	if err := ports.NoMachineOptions(options.Options); err != nil {
 		return nil, err
@@ -122,8 +122,8 @@ func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Gu
 	}
 	g := newGuest(m.config, home, process, tools)
 	g.begin(listener, options.Handler)
-	if err := ctx.Err(); err != nil {
-		return nil, errors.Join(err, g.Stop(ctx))
+	if ctx.Err() != nil {
+		return nil, errors.Join(context.Cause(ctx), g.Stop(ctx))
 	}
 	m.config.Logger.Debug("guest started as a process, without isolation", slog.String("folder", string(home)))
 	return g, nil

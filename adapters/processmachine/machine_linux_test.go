@@ -576,3 +576,49 @@ func TestKilledHost(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// stuckOutput takes nothing until it may.
+type stuckOutput struct{ free chan struct{} }
+
+func (o stuckOutput) Write(p []byte) (int, error) { <-o.free; return len(p), nil }
+
+// A server that goes on, and a log that takes nothing, once held up Stop for ever.
+func TestStopDespiteWhatDoesNotEnd(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		spoil func(c *processmachine.Config, free chan struct{})
+		says  string
+	}{
+		"the output": {func(c *processmachine.Config, free chan struct{}) { c.Output = stuckOutput{free} }, "whoever takes what guest-tools say goes on"},
+		"the server": {func(c *processmachine.Config, free chan struct{}) {
+			c.Serve = func(ctx context.Context, listener net.Listener, handler http.Handler) error {
+				err := serve(ctx, listener, handler)
+				<-free
+				return err
+			}
+		}, "the server that the guest talked to goes on"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, free := config(t, ""), make(chan struct{})
+			defer close(free)
+			test.spoil(&c, free)
+			host := make(calls, 16)
+			guest, err := machine(t, c).Boot(t.Context(), ports.BootOptions{Handler: host})
+			if err != nil {
+				t.Fatal(err)
+			}
+			host.await(t, "/engine/v1/ping")
+			stopped := make(chan error, 1)
+			go func() { stopped <- guest.Stop(context.Background()) }()
+			select {
+			case err := <-stopped:
+				if err == nil || !strings.Contains(err.Error(), test.says) {
+					t.Errorf("%v, want %q", err, test.says)
+				}
+			case <-time.After(patience):
+				t.Error("Stop never ends")
+			}
+		})
+	}
+}

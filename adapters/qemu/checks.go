@@ -163,16 +163,16 @@ func lookAtDisk(ctx context.Context, program, disk string, format vmimage.DiskFo
 	return info.VirtualSize, nil
 }
 
-// runTool runs a program, which inherits the files, to its end. The error has what it said.
+// runTool runs a program, which inherits the files, to its end, or ctx's. The error has what it said.
 func runTool(ctx context.Context, program string, files []*os.File, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env, cmd.ExtraFiles = []string{"LC_ALL=C"}, files
 	cmd.WaitDelay = time.Second // for what it started that holds its outputs open
 	var out, says bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &says
-	if err := cmd.Run(); err != nil {
+	if err := runCommand(cmd); err != nil {
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return nil, fmt.Errorf("%s %s was ended: %w", filepath.Base(program), args[0], context.Cause(ctx))
 		}
 		said := strings.TrimSpace(says.String())
 		if said == "" {

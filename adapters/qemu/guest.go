@@ -25,7 +25,7 @@ const (
 	releasePatience = 2 * time.Second
 )
 
-// guest is a ports.Guest. Its goroutines start with begin and end with Stop, which waits for them.
+// guest is a ports.GuestWithWords. Its goroutines start with begin and end with Stop, which waits for them.
 type guest struct {
 	config  Config
 	process *process
@@ -257,6 +257,9 @@ func (g *guest) says() string {
 	}
 	return says
 }
+
+// LastWords implements ports.GuestWithWords.
+func (g *guest) LastWords() string { return g.says() }
 
 // Done implements ports.Guest.
 func (g *guest) Done() <-chan struct{} { return g.done }

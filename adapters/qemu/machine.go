@@ -12,8 +12,8 @@ import (
 
 // Boot implements ports.Machine.
 func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Guest, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	wish, err := m.wish(options.Options)
 	if err != nil {
@@ -46,8 +46,8 @@ func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Gu
 		return nil, fmt.Errorf("QEMU, %s, can't be started: %w", domain.Quote(found.program), err)
 	}
 	g.begin(options.Handler)
-	if err := ctx.Err(); err != nil {
-		return nil, errors.Join(err, g.Stop(ctx))
+	if ctx.Err() != nil {
+		return nil, errors.Join(context.Cause(ctx), g.Stop(ctx))
 	}
 	m.config.Logger.Debug("guest booted", slog.Int("pid", g.process.cmd.Process.Pid), slog.Int64("memory", wish.memory),
 		slog.Int("cpus", wish.cpus), slog.Bool("nat", wish.nat), slog.String("acceleration", string(acceleration)))

@@ -38,6 +38,15 @@ func startCommand(cmd *exec.Cmd) (*process, error) {
 	return p, <-started
 }
 
+// runCommand runs a program to its end, which is this process's at the latest, however that ends.
+func runCommand(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// As in startCommand.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return cmd.Run()
+}
+
 // reap waits for the program's end, and ends what it has started and left. Until the program's state is
 // taken, its number can't be another's, nor can its group's.
 func (p *process) reap() {

@@ -16,6 +16,8 @@ func platformProblem() error { return errPlatform }
 
 func startCommand(*exec.Cmd) (*process, error) { return nil, errPlatform }
 
+func runCommand(*exec.Cmd) error { return errPlatform }
+
 func socketPair() (net.Conn, *os.File, error) { return nil, nil, errPlatform }
 
 func signalGroup(int, syscall.Signal) error { return errPlatform }

@@ -26,7 +26,7 @@ type EngineConfig struct {
 	Token   domain.TokenMode // whether guests' tools must prove themselves; empty is domain.TokenAuto
 
 	MaxConcurrency int           // sandboxes at once; 0 is any number
-	BootTimeout    time.Duration // for a guest's first request; 0 is none
+	BootTimeout    time.Duration // for a machine to start, and then for its guest's first request; 0 is none
 	StopTimeout    time.Duration // for a guest to stop by itself; default 10 s
 }
 

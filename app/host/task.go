@@ -19,7 +19,7 @@ type Job struct {
 	Handler        func(ports.GuestAPI) ports.Handler // how the service is put on the wire
 
 	Timeout     time.Duration // of the task, once its machine is booted; 0 is none
-	BootTimeout time.Duration // for the guest's first request; 0 is none
+	BootTimeout time.Duration // for the machine to start, and then for the guest's first request; 0 is none
 }
 
 // killPatience is how long a guest may take to end its task, and to say so: it asks politely for 5 s
@@ -63,7 +63,7 @@ func start(ctx context.Context, job Job, life domain.Life) (*Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	guest, err := job.Machine.Boot(ctx, ports.BootOptions{
+	guest, err := job.boot(ctx, ports.BootOptions{
 		Handler: job.Handler(service), Options: job.MachineOptions, Token: service.machineToken().Reveal(),
 	})
 	if err != nil {
@@ -86,6 +86,16 @@ func start(ctx context.Context, job Job, life domain.Life) (*Task, error) {
 		t.outcome = t.watch()
 	}()
 	return t, nil
+}
+
+// boot has the machine boot, in its time: it may have disks to look at first.
+func (j Job) boot(ctx context.Context, options ports.BootOptions) (ports.Guest, error) {
+	if j.BootTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, j.BootTimeout, fmt.Errorf("it took longer than %s", j.BootTimeout))
+		defer cancel()
+	}
+	return j.Machine.Boot(ctx, options)
 }
 
 // Service is what asks the guest for things: its files, until Close.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 type machine struct {
 	guest func(ctx context.Context, api ports.GuestAPI) error // what the guest does; its error is what it died of
 	err   error                                               // of Boot
+	says  string                                              // its last words
 
 	api     ports.GuestAPI // set by the handler
 	booted  int
@@ -58,6 +60,8 @@ func (g *guest) Err() error {
 		return nil
 	}
 }
+
+func (g *guest) LastWords() string { return g.m.says }
 
 func (g *guest) Stop(context.Context) error {
 	g.cancel()
@@ -162,6 +166,15 @@ func TestATaskEndsOnce(t *testing.T) {
 			guest:  func(ctx context.Context, _ ports.GuestAPI) error { return stay(ctx) },
 			change: func(j *host.Job) { j.BootTimeout = time.Minute },
 			status: domain.StatusMachineDied, took: time.Minute, words: []string{"1m0s", "guest-tools"},
+		},
+		{
+			name:  "the guest never calls, and its console says why",
+			guest: func(ctx context.Context, _ ports.GuestAPI) error { return stay(ctx) },
+			change: func(j *host.Job) {
+				j.BootTimeout = time.Minute
+				j.Machine.(*machine).says = "the last lines of its console: no such disk"
+			},
+			status: domain.StatusMachineDied, took: time.Minute, words: []string{"1m0s", "no such disk"},
 		},
 		{
 			name: "the guest falls silent",
@@ -464,4 +477,26 @@ func TestCollect(t *testing.T) {
 			})
 		})
 	}
+}
+
+// lookingMachine looks at something for ever, before its guest.
+type lookingMachine struct{}
+
+func (lookingMachine) Boot(ctx context.Context, _ ports.BootOptions) (ports.Guest, error) {
+	<-ctx.Done()
+	return nil, fmt.Errorf("looking at a disk: %w", context.Cause(ctx))
+}
+
+// The time for booting once began with the guest: a program that looked at its disk before had all the time there is.
+func TestBootTimeoutBoundsTheMachinesStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := job(&machine{})
+		j.Machine, j.BootTimeout = lookingMachine{}, time.Minute
+		start := time.Now()
+		_, err := host.Start(context.Background(), j)
+		wantError(t, err, nil, "the machine did not start: looking at a disk: it took longer than 1m0s")
+		if took := time.Since(start); took != time.Minute {
+			t.Errorf("it took %s", took)
+		}
+	})
 }

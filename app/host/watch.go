@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
 )
 
 // watcher waits for what happens to a task and its shells, until its life has a status.
@@ -73,7 +74,11 @@ func (t *Task) uncalled() error {
 	if why := t.service.whyUncalled(); why != nil {
 		return fmt.Errorf("the guest's tools did not prove themselves within %s: %w", t.boot, why)
 	}
-	return fmt.Errorf("the guest did not call its host within %s: are guest-tools running in it, and do they reach the metadata address?", t.boot)
+	says := ""
+	if g, ok := t.guest.(ports.GuestWithWords); ok && g.LastWords() != "" {
+		says = "; " + g.LastWords()
+	}
+	return fmt.Errorf("the guest did not call its host within %s: are guest-tools running in it, and do they reach the metadata address?%s", t.boot, says)
 }
 
 // timerFor is a channel that fires after d, or never if d is 0.
