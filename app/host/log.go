@@ -11,10 +11,6 @@ import (
 	"github.com/hexworker/metaservice/domain"
 )
 
-// logQuiet is the buffer of a log body while little comes: a thousand idle guests must not hold a
-// thousand large ones.
-const logQuiet = 4 << 10
-
 // Log implements ports.GuestAPI.
 func (s *Service) Log(ctx context.Context, body io.Reader) error {
 	defer s.request(false)()
@@ -50,26 +46,23 @@ func (s *Service) logEnded(err error) {
 // copyLog writes body to the sink as it comes. It reads it to its end even where the sink failed or
 // the limit is reached, if not as fast as it comes: the guest's task must not hang on a host's full disk.
 func (s *Service) copyLog(ctx context.Context, body io.Reader) error {
-	quiet := make([]byte, logQuiet)
-	buf := quiet
-	var block *[1 << 20]byte
-	release := func() {
-		if block != nil {
-			blocks.Put(block)
-			block, buf = nil, quiet
-		}
-	}
-	defer release()
+	buffer := logBuffer{reads: &s.logReads, quiet: make([]byte, logQuiet)}
+	defer buffer.release()
 	var sinkErr error
 	for {
+		buf := buffer.next()
 		n, err := body.Read(buf)
 		if n > 0 {
 			kept, werr := s.writeLog(ctx, buf[:n])
 			if werr != nil && sinkErr == nil {
 				sinkErr = werr
 			}
-			if kept < n && err == nil {
+			switch {
+			case err != nil:
+			case kept < n:
 				err = s.dropped(ctx, n-kept)
+			case n < logPiece:
+				err = s.pieceTaken(ctx)
 			}
 		}
 		switch {
@@ -80,13 +73,7 @@ func (s *Service) copyLog(ctx context.Context, body io.Reader) error {
 		case err != nil:
 			return sinkErr
 		}
-		switch {
-		case n == len(buf) && block == nil: // more than trickles in
-			block = blocks.Get().(*[1 << 20]byte)
-			buf = block[:]
-		case n < logQuiet && block != nil:
-			release()
-		}
+		buffer.more = n == len(buf)
 	}
 }
 

@@ -55,6 +55,7 @@ type Service struct {
 	background sync.WaitGroup // the goroutines that are the service's own
 	shells     shells
 	drain      drain
+	logReads   logReads
 	rates      requestRates
 
 	mu       sync.Mutex // guards all below, and is never held over I/O or a wait
@@ -136,6 +137,7 @@ func New(config Config) (*Service, error) {
 	s.closing, s.close = context.WithCancelCause(context.Background())
 	s.shells.init(limits, s.closing)
 	s.rates.init(limits, s.log)
+	s.logReads.init()
 	s.stopPolls = sync.OnceFunc(func() { close(s.polling) })
 	s.sinkSlot <- struct{}{}
 	return s, nil
