@@ -81,7 +81,7 @@ func newCgroup() (*cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	sweepCgroups(own)
+	sweepCgroups(own, name)
 	for {
 		path, err := os.MkdirTemp(own, cgroupPrefix)
 		if err != nil {
@@ -124,15 +124,21 @@ func lockCgroup(path string) (*cgroup, error) {
 	return &cgroup{path: path, folder: folder}, nil
 }
 
-// sweepCgroups removes what those of us left who were killed: empty folders that nobody has locked. A
-// folder in which something still runs can't be removed, and stays.
-func sweepCgroups(own string) {
+// sweepCgroups removes what those of us left who were killed, folders that nobody has locked, and ends what still
+// runs in them: nobody is left whom it could be for, and whoever comes next may be about to run the same again. What
+// won't die stays for the next sweep.
+func sweepCgroups(own, name string) {
 	abandoned, _ := filepath.Glob(filepath.Join(own, cgroupPrefix+"*"))
 	for _, path := range abandoned {
-		if c, err := lockCgroup(path); err == nil {
-			_ = removeCgroups(path)
-			c.folder.Close()
+		c, err := lockCgroup(path)
+		if err != nil {
+			continue
 		}
+		c.name = filepath.Join(name, filepath.Base(path))
+		if !c.empty() {
+			c.kill()
+		}
+		_ = c.remove()
 	}
 }
 

@@ -6,7 +6,8 @@
 //   - A cgroup of version 2, wherever one can be made below our own. It needs no controller, so a
 //     hierarchy that serves only for this (a hybrid one's "unified") will do. The command is born in
 //     it; it is frozen and killed by the kernel; it is removed when the process is closed. If we are
-//     killed ourselves, what runs in it lives on.
+//     killed ourselves, what runs in it lives on until one of us who is in the same cgroup as we were starts
+//     the next tree: that ends it.
 //   - A shim, one for each tree: this program run again under the command line in Config.Shim, which
 //     calls ShimMain. It is the command's parent and the reaper of every orphan in the tree, so that all of
 //     the tree is below it in /proc. Its lifeline is a socket to us: when that closes, because

@@ -3,7 +3,6 @@ package processes
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
@@ -143,32 +142,45 @@ func TestCgroupWithoutKill(t *testing.T) {
 	}
 }
 
-// TestSweepSparesTheLiving: a cgroup whose owner lives is locked, one in which something runs stays.
-func TestSweepSparesTheLiving(t *testing.T) {
-	owned, err := newCgroup()
+// TestSweepEndsWhatWasLeft: a cgroup whose owner lives is locked, and spared with all that is in it. What runs in one
+// whose owner was killed once ran on, beside whatever the next owner started in its place.
+func TestSweepEndsWhatWasLeft(t *testing.T) {
+	own, name, err := ownCgroup()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer owned.remove()
-	running, err := newCgroup()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("/bin/sleep", "1000")
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(running.folder.Fd())}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	running.folder.Close() // as if its owner had been killed
-	sweepCgroups(filepath.Dir(owned.path))
-	for _, c := range []*cgroup{owned, running} {
-		if c.gone() {
-			t.Errorf("%s was swept away", c.path)
+	sleepIn := func() (*cgroup, *exec.Cmd) {
+		group, err := newCgroup()
+		if err != nil {
+			t.Fatal(err)
 		}
+		cmd := exec.Command("/bin/sh", "-c", `trap "" TERM; setsid sleep 1000 & wait`)
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.folder.Fd())}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if !wait(t.Context(), 10*time.Second, func() bool { return len(group.members()) == 2 }) {
+			t.Error("it doesn't fork")
+		}
+		return group, cmd
 	}
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
-	if !wait(t.Context(), 10*time.Second, func() bool { sweepCgroups(filepath.Dir(owned.path)); return running.gone() }) {
-		t.Error("an abandoned cgroup was left")
+	owned, spared := sleepIn()
+	left, ended := sleepIn()
+	left.folder.Close() // as if its owner had been killed
+	if !wait(t.Context(), 10*time.Second, func() bool { sweepCgroups(own, name); return left.gone() }) {
+		t.Errorf("what was left runs on: %v", left.members())
+		left.kill()
+	}
+	_ = ended.Wait()
+	if state := ended.ProcessState.Sys().(syscall.WaitStatus); state.Signal() != syscall.SIGKILL {
+		t.Errorf("it ended with %s", ended.ProcessState)
+	}
+	if n := len(owned.members()); n != 2 {
+		t.Errorf("%d processes are left of 2 whose owner lives", n)
+	}
+	owned.kill()
+	_ = spared.Wait()
+	if err := owned.remove(); err != nil {
+		t.Error(err)
 	}
 }
