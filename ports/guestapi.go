@@ -70,6 +70,10 @@ type GuestAPI interface {
 	// error, or ctx's cause if it delivered nothing.
 	Poll(ctx context.Context, deliver func(domain.Action) error) error
 
+	// Park is Poll for whoever has no goroutine to wait on. It doesn't wait itself, and the caller must end
+	// what it returns.
+	Park() Poll
+
 	// Log appends body to the task's log as it arrives, until its end. It returns nil when all of it
 	// was taken (what the limit on log bytes cut off counts as taken; the outcome tells), ErrLog if
 	// the sink failed, ErrConflict where the log was closed, and body's error if that broke off.
@@ -104,6 +108,19 @@ type Entry struct {
 	Tools bool
 	// Asked is called where it turns out that the host asked for the request: then it doesn't count.
 	Asked func()
+}
+
+// Poll is a guest's poll that waits for an action. Whoever parked it calls Deliver once Notify told that it is
+// time to, or Leave, where the guest hangs up before. Both end it; after that neither does anything.
+type Poll interface {
+	// Notify has wake called when there is something to deliver, be it that there is nothing to do: at once
+	// where that is so already. It is called once, by any goroutine, and neither blocks nor calls back. Another
+	// Notify replaces the one before it.
+	Notify(wake func())
+	// Deliver passes what there is to deliver, as GuestAPI.Poll does, and returns its error.
+	Deliver(deliver func(domain.Action) error) error
+	// Leave has nothing handed out: an action that the poll was given goes to the next one.
+	Leave()
 }
 
 // Body is the body of a reply. A Read that is blocked returns an error when the deadline passes; a

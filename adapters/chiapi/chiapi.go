@@ -183,8 +183,35 @@ func (h *handler) execute(w http.ResponseWriter, r *http.Request) {
 
 var errHungUp = errors.New("the guest has hung up")
 
+// pollAwake is how long a poll waits with its request's goroutines before its connection is detached: an action
+// that comes at once is not to wait for that.
+const pollAwake = 250 * time.Millisecond
+
 func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
-	err := h.api.Poll(r.Context(), func(action domain.Action) error {
+	poll := h.api.Park()
+	ready := make(chan struct{}, 1)
+	poll.Notify(func() { ready <- struct{}{} })
+	awake := time.NewTimer(pollAwake)
+	defer awake.Stop()
+	for waits := true; waits; {
+		select {
+		case <-ready:
+			waits = false
+		case <-r.Context().Done():
+			waits = false
+		case <-awake.C:
+			if conn, err := wire.Detach(w, r); err == nil {
+				rest := &restingPoll{poll, conn, entryOf(r).asked}
+				go rest.serve() // ends with the poll; the server waits for it
+				return
+			}
+		}
+	}
+	if r.Context().Err() != nil { // it hung up, maybe just as the action came
+		poll.Leave()
+		panic(http.ErrAbortHandler)
+	}
+	err := poll.Deliver(func(action domain.Action) error {
 		if wire.HungUp(r.Context()) { // the kernel would take the answer, and drop it
 			return errHungUp
 		}

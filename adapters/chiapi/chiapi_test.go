@@ -177,7 +177,7 @@ func TestAPollIsFlushedBeforeItCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	recorder := httptest.NewRecorder()
-	h := chiapi.New(fake{GuestAPI: s, poll: func(_ context.Context, deliver func(domain.Action) error) error {
+	h := chiapi.New(fake{GuestAPI: s, poll: func(deliver func(domain.Action) error) error {
 		err := deliver(action)
 		if !recorder.Flushed {
 			t.Error("it is not flushed")

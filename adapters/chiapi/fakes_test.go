@@ -170,7 +170,7 @@ type listed struct {
 type fake struct {
 	ports.GuestAPI
 	pending func(domain.ActionID) (domain.Action, error)
-	poll    func(context.Context, func(domain.Action) error) error
+	poll    func(func(domain.Action) error) error
 	log     func(context.Context, io.Reader) error
 }
 
@@ -181,12 +181,23 @@ func (f fake) Pending(id domain.ActionID) (domain.Action, error) {
 	return f.pending(id)
 }
 
-func (f fake) Poll(ctx context.Context, deliver func(domain.Action) error) error {
+func (f fake) Park() ports.Poll {
 	if f.poll == nil {
-		return f.GuestAPI.Poll(ctx, deliver)
+		return f.GuestAPI.Park()
 	}
-	return f.poll(ctx, deliver)
+	return fakePoll{f.poll}
 }
+
+// fakePoll is a poll that is ready.
+type fakePoll struct {
+	deliver func(func(domain.Action) error) error
+}
+
+func (fakePoll) Notify(wake func()) { wake() }
+
+func (p fakePoll) Deliver(deliver func(domain.Action) error) error { return p.deliver(deliver) }
+
+func (fakePoll) Leave() {}
 
 func (f fake) Log(ctx context.Context, body io.Reader) error {
 	if f.log == nil {

@@ -39,6 +39,7 @@ type member struct {
 	free   bool      // it doesn't count as an accept
 	asked  bool      // the headers of its request are there
 	since  time.Time // when it was let in, or that request began
+	held   bool      // it is detached: net/http knows nothing of it
 }
 
 // heads tells whether its request's headers are still to come.
@@ -227,7 +228,7 @@ func (d *door) change(conn net.Conn, how func(*member)) {
 	case !before && after:
 		d.unclaimed++
 	}
-	if m.state == http.StateClosed || m.state == http.StateHijacked && m.claims == 0 {
+	if m.state == http.StateClosed || m.state == http.StateHijacked && m.claims == 0 && !m.held {
 		d.leave(m)
 	}
 	select {
@@ -239,10 +240,13 @@ func (d *door) change(conn net.Conn, how func(*member)) {
 // changed is http.Server.ConnState. A connection that is hijacked is inside for as long as it is claimed.
 func (d *door) changed(conn net.Conn, state http.ConnState) {
 	d.change(conn, func(m *member) {
+		if m.held && state == http.StateHijacked {
+			return // it is as active as it was
+		}
 		began := m.state == http.StateIdle
 		m.state = state
 		switch state {
-		case http.StateActive:
+		case http.StateNew, http.StateActive: // new is one that net/http has back
 			m.lately, m.asked = false, false
 			if began {
 				m.since = time.Now()
@@ -283,5 +287,43 @@ func (d *door) claimOf(conn net.Conn) func() (release func()) {
 			}
 		})
 		return sync.OnceFunc(func() { d.change(conn, func(m *member) { m.claims-- }) })
+	}
+}
+
+// hold keeps a connection inside that net/http is about to forget, until letGo.
+func (d *door) hold(conn net.Conn) { d.change(conn, func(m *member) { m.held = true }) }
+
+func (d *door) letGo(conn net.Conn) { d.change(conn, func(m *member) { m.held = false }) }
+
+// held are the connections that are detached, as far as which says.
+func (d *door) held(which func(*member) bool) (conns []net.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for conn, m := range d.inside {
+		if m.held && which(m) {
+			conns = append(conns, conn)
+		}
+	}
+	return conns
+}
+
+// closeHeld closes what net/http doesn't.
+func (d *door) closeHeld() {
+	for _, conn := range d.held(func(*member) bool { return true }) {
+		conn.Close() // whoever holds it sees that
+	}
+}
+
+// awaitHeld waits until all that are detached have had their answers, or ctx ends, as http.Server.Shutdown does for
+// the others.
+func (d *door) awaitHeld(ctx context.Context) {
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for len(d.held(func(m *member) bool { return m.state != http.StateIdle })) > 0 {
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return
+		}
 	}
 }

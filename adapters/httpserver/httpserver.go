@@ -73,6 +73,7 @@ func (c Config) Serve(ctx context.Context, listener net.Listener, handler http.H
 	door := newDoor(listener, logger)
 	gate := &gate{handler: handler, empty: make(chan struct{})}
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	service := &service{door: door, gate: gate, life: life}
 	server := &http.Server{
 		Handler:           heard(gate),
 		BaseContext:       func(net.Listener) context.Context { return life },
@@ -81,19 +82,27 @@ func (c Config) Serve(ctx context.Context, listener net.Listener, handler http.H
 		MaxHeaderBytes:    HeaderBytes,
 		Protocols:         onlyHTTP1,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return wire.WithConn(door.known(ctx, conn), wire.Conn{HungUp: hungUpOf(conn), Claim: door.claimOf(conn), Answers: c.answers})
+			conn = accepted(conn)
+			return wire.WithConn(door.known(ctx, conn), wire.Conn{
+				HungUp:  hungUpOf(conn),
+				Claim:   door.claimOf(conn),
+				Answers: c.answers,
+				Detach:  func(w http.ResponseWriter) (wire.Detached, error) { return service.detach(conn, w) },
+			})
 		},
-		ConnState: door.changed,
+		ConnState: func(conn net.Conn, state http.ConnState) { door.changed(accepted(conn), state) },
 		// net/http would answer OPTIONS * by itself, past every limit on how often a guest may ask.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(newQuoting(logger.Handler()), slog.LevelWarn),
 	}
+	service.server = server
 	answered := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(answered)
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 		defer cancel()
 		server.Shutdown(grace)
+		door.awaitHeld(grace)
 	})
 	err := server.Serve(door)
 	if !stop() {
@@ -101,6 +110,7 @@ func (c Config) Serve(ctx context.Context, listener net.Listener, handler http.H
 	}
 	server.Close()
 	end(errEnded) // net/http forgets hijacked connections, and with them their requests' contexts
+	door.closeHeld()
 	gate.close()
 	grace := time.NewTimer(joinGrace)
 	defer grace.Stop()

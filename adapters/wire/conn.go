@@ -1,6 +1,12 @@
 package wire
 
-import "context"
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+)
 
 // Conn is what a server tells its handlers about the connection that a request came on. Any of it may be
 // nil: then it isn't known.
@@ -13,6 +19,36 @@ type Conn struct {
 	Claim func() (release func())
 	// Answers tells whether the server goes by the name in a request's Host header.
 	Answers func(host string) bool
+	// Detach takes the connection from its server: see Detach.
+	Detach func(w http.ResponseWriter) (Detached, error)
+}
+
+// Detached is a connection that a handler has taken from its server: to hold it for less than the server can, or to
+// have a body in another way. It is one goroutine's, but for Wake. The handler may return before it; Resume or
+// Close must be called. The request's body and its ResponseWriter are not to be used any more.
+type Detached interface {
+	// ResponseWriter makes the request's answer, which goes out when it is flushed, or with Resume. What has
+	// a body must have a Content-Length. With Connection: close it is the last one.
+	http.ResponseWriter
+	// Await waits for Wake. It returns an error where the guest hangs up before, or the server ends.
+	Await() error
+	// Wake ends Await, for good. Any goroutine may call it, once, and it doesn't block.
+	Wake()
+	// HungUp and Claim are those of Conn.
+	HungUp() bool
+	Claim() (release func())
+	// Read reads what comes behind the request's headers.
+	Read(p []byte) (int, error)
+	// MoveTo has w take up to most bytes of that, without a copy of them in this process where both can do so.
+	// It returns how many it was, with io.EOF where there were no more, and an error at the read deadline.
+	MoveTo(w io.ReaderFrom, most int64) (int64, error)
+	// SetReadDeadline is net.Conn's.
+	SetReadDeadline(t time.Time) error
+	// Resume sends what there is of the answer, and gives the connection back to the server for the next
+	// request, of whose body nothing must have been read: that of this one has come to its end. It doesn't wait.
+	Resume()
+	// Close hangs up. After Resume it does nothing.
+	Close()
 }
 
 type connKey struct{}
@@ -52,4 +88,14 @@ func Claim(ctx context.Context) (release func()) {
 func Answers(ctx context.Context, host string) bool {
 	answers := connOf(ctx).Answers
 	return answers == nil || answers(host)
+}
+
+// Detach takes the connection from the server of the request that has this context. errors.ErrUnsupported is that it
+// has none that lets it go, or that the guest doesn't expect it to go on.
+func Detach(w http.ResponseWriter, r *http.Request) (Detached, error) {
+	detach := connOf(r.Context()).Detach
+	if detach == nil || !r.ProtoAtLeast(1, 1) || r.Close || r.Header.Get("Expect") != "" || r.Header.Get("Upgrade") != "" {
+		return nil, errors.ErrUnsupported
+	}
+	return detach(w)
 }

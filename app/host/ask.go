@@ -217,10 +217,8 @@ func (s *Service) patience(deadline time.Time) time.Duration {
 func (s *Service) offer(a *ask) (deadline time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	select {
-	case <-s.polling:
+	if s.noPolls {
 		return time.Time{}, fmt.Errorf("%w: polls were stopped", domain.ErrNoPoll)
-	default:
 	}
 	if err := s.mailbox.Offer(a.action, time.Now()); err != nil {
 		return time.Time{}, err

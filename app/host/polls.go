@@ -2,87 +2,168 @@ package host
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
 )
 
 // stoppedPoll is how long a poll hangs once polls are stopped: an answer at once would make an old
 // guest ask again at once, for ever.
 const stoppedPoll = time.Second
 
+// poll is a guest's poll that waits here: a ports.Poll.
+type poll struct {
+	service *Service
+	ticket  domain.Ticket // zero is none: it came when polls were stopped
+	over    atomic.Bool   // it was delivered to, or has left
+
+	// Guarded by Service.mu.
+	hold   *time.Timer // fires when it is to be answered with nothing
+	ready  bool
+	action domain.Action // once it is ready
+	wake   func()        // to be called when it is; nil where nobody waits
+}
+
 // Poll implements ports.GuestAPI.
 func (s *Service) Poll(ctx context.Context, deliver func(domain.Action) error) error {
-	defer s.request(true)()
+	p := s.Park()
+	ready := make(chan struct{})
+	p.Notify(func() { close(ready) })
 	select {
-	case <-s.polling:
-		return s.pollStopped(ctx, deliver)
-	default:
-	}
-	ticket, mail := s.park()
-	hold := time.NewTimer(s.limits.Hold)
-	defer hold.Stop()
-	var action domain.Action
-	select {
-	case action = <-mail:
-	case <-hold.C:
-		action = s.leave(ticket, mail)
-	case <-s.polling:
-		action = s.leave(ticket, mail)
-	case <-ctx.Done(): // the guest hung up: hand nothing out
-		s.giveBack(s.leave(ticket, mail))
-		return context.Cause(ctx)
-	}
-	if ctx.Err() != nil { // it hung up just as the action came
-		s.giveBack(action)
-		return context.Cause(ctx)
-	}
-	if err := deliver(action); err != nil {
-		s.giveBack(action)
-		return err
-	}
-	if action.Kind() != domain.KindNone {
-		s.log.Debug("action handed to the guest", "action", action)
-	}
-	return nil
-}
-
-func (s *Service) pollStopped(ctx context.Context, deliver func(domain.Action) error) error {
-	wait := time.NewTimer(stoppedPoll)
-	defer wait.Stop()
-	select {
-	case <-wait.C:
-	case <-s.closing.Done():
+	case <-ready:
 	case <-ctx.Done():
+	}
+	if ctx.Err() != nil { // the guest hung up, maybe just as the action came: hand nothing out
+		p.Leave()
 		return context.Cause(ctx)
 	}
-	return deliver(domain.Action{})
+	return p.Deliver(deliver)
 }
 
-// park queues a poll. Its mail is one action at most, or one of KindNone where it had to go.
-func (s *Service) park() (domain.Ticket, chan domain.Action) {
-	mail := make(chan domain.Action, 1)
+// Park implements ports.GuestAPI.
+func (s *Service) Park() ports.Poll {
+	s.request(true)
+	p := &poll{service: s}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.noPolls {
+		if s.late == nil {
+			s.late = make(map[*poll]struct{})
+		}
+		s.late[p] = struct{}{}
+		p.hold = time.AfterFunc(stoppedPoll, p.expire)
+		if s.isClosed {
+			p.unpark()
+		}
+		return p
+	}
 	ticket, evicted := s.mailbox.Park()
-	s.parked[ticket] = mail
-	if old, ok := s.parked[evicted]; ok {
+	p.ticket = ticket
+	p.hold = time.AfterFunc(s.limits.Hold, p.expire)
+	s.parked[ticket] = p
+	if old := s.parked[evicted]; old != nil {
 		delete(s.parked, evicted)
-		old <- domain.Action{}
+		old.give(domain.Action{})
 		if s.manyPolls.again() {
 			s.log.Warn("a poll was ended: the guest has more at once than the limit Polls allows", "limit", s.limits.Polls, "time", s.manyPolls)
 		}
 	}
 	s.match()
-	return ticket, mail
+	return p
+}
+
+// give makes the poll ready, with its action, or with nothing to do; Service.mu must be held.
+func (p *poll) give(action domain.Action) {
+	p.ready, p.action = true, action
+	if p.wake != nil {
+		p.wake()
+		p.wake = nil
+	}
+}
+
+// expire ends the poll's time.
+func (p *poll) expire() {
+	p.service.mu.Lock()
+	defer p.service.mu.Unlock()
+	p.unpark()
+}
+
+// unpark takes the poll out, and makes it ready where it isn't; Service.mu must be held.
+func (p *poll) unpark() {
+	if p.ready {
+		return
+	}
+	if p.ticket == 0 {
+		delete(p.service.late, p)
+	} else {
+		p.service.mailbox.Leave(p.ticket)
+		delete(p.service.parked, p.ticket)
+	}
+	p.give(domain.Action{})
+}
+
+// Notify implements ports.Poll.
+func (p *poll) Notify(wake func()) {
+	p.service.mu.Lock()
+	defer p.service.mu.Unlock()
+	if p.ready {
+		wake()
+		return
+	}
+	p.wake = wake
+}
+
+// end takes the poll out, and tells the action that it had been given. First tells that it has not ended before.
+func (p *poll) end() (action domain.Action, first bool) {
+	if !p.over.CompareAndSwap(false, true) {
+		return domain.Action{}, false
+	}
+	p.service.mu.Lock()
+	defer p.service.mu.Unlock()
+	p.wake = nil
+	p.unpark()
+	p.hold.Stop()
+	return p.action, true
+}
+
+// Deliver implements ports.Poll.
+func (p *poll) Deliver(deliver func(domain.Action) error) error {
+	action, first := p.end()
+	if !first {
+		return nil
+	}
+	defer p.service.requestEnded()
+	if err := deliver(action); err != nil {
+		p.service.giveBack(action)
+		return err
+	}
+	if action.Kind() != domain.KindNone {
+		p.service.log.Debug("action handed to the guest", "action", action)
+	}
+	return nil
+}
+
+// Leave implements ports.Poll.
+func (p *poll) Leave() {
+	if action, first := p.end(); first {
+		p.service.giveBack(action)
+		p.service.requestEnded()
+	}
 }
 
 // evictPolls answers all parked polls with nothing to do; s.mu must be held.
 func (s *Service) evictPolls() {
-	for ticket, mail := range s.parked {
-		s.mailbox.Leave(ticket)
-		delete(s.parked, ticket)
-		mail <- domain.Action{} // has room for it
+	for _, p := range s.parked {
+		p.unpark()
+	}
+}
+
+// evictLate answers those that came when polls were stopped; s.mu must be held.
+func (s *Service) evictLate() {
+	for p := range s.late {
+		p.unpark()
 	}
 }
 
@@ -93,20 +174,10 @@ func (s *Service) match() {
 		if !ok {
 			return
 		}
-		s.parked[ticket] <- action // has room for the one that it gets
+		p := s.parked[ticket]
 		delete(s.parked, ticket)
+		p.give(action)
 	}
-}
-
-// leave takes a poll out, and returns the action that it was given in the same moment, if any.
-func (s *Service) leave(ticket domain.Ticket, mail <-chan domain.Action) domain.Action {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mailbox.Leave(ticket) {
-		delete(s.parked, ticket)
-		return domain.Action{}
-	}
-	return <-mail // sent before the ticket left, under the lock
 }
 
 // giveBack returns an action that did not get out to the head of the queue.

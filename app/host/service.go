@@ -44,8 +44,6 @@ type Service struct {
 
 	closing    context.Context // ends with Close
 	close      context.CancelCauseFunc
-	stopPolls  func()         // once
-	polling    chan struct{}  // closed when polls are stopped
 	over       chan struct{}  // closed when the guest has reported a result, or is not asked for one any more
 	settled    chan struct{}  // closed when outcome is there
 	called     chan struct{}  // closed at the guest's first request
@@ -60,7 +58,9 @@ type Service struct {
 
 	mu       sync.Mutex // guards all below, and is never held over I/O or a wait
 	mailbox  *domain.Mailbox
-	parked   map[domain.Ticket]chan domain.Action
+	parked   map[domain.Ticket]*poll
+	late     map[*poll]struct{} // that came when polls were stopped; nil before
+	noPolls  bool               // polls are stopped
 	asks     map[domain.ActionID]*ask
 	presence *domain.Presence
 	silence  *time.Timer   // fires when the guest is to be called lost
@@ -114,7 +114,6 @@ func New(config Config) (*Service, error) {
 		ids:      config.IDs,
 		log:      config.Logger,
 		resolved: config.Resolved,
-		polling:  make(chan struct{}),
 		over:     make(chan struct{}),
 		settled:  make(chan struct{}),
 		called:   make(chan struct{}),
@@ -123,7 +122,7 @@ func New(config Config) (*Service, error) {
 		sinkSlot: make(chan struct{}, 1),
 		mailbox: domain.NewMailbox(domain.Patience{Offer: limits.Offer, Reply: limits.Reply},
 			limits.Actions, limits.Polls),
-		parked:   make(map[domain.Ticket]chan domain.Action),
+		parked:   make(map[domain.Ticket]*poll),
 		asks:     make(map[domain.ActionID]*ask),
 		presence: domain.NewPresence(limits.Silence),
 		book:     domain.NewLogBook(limits.LogBytes),
@@ -138,7 +137,6 @@ func New(config Config) (*Service, error) {
 	s.shells.init(limits, s.closing)
 	s.rates.init(limits, s.log)
 	s.logReads.init()
-	s.stopPolls = sync.OnceFunc(func() { close(s.polling) })
 	s.sinkSlot <- struct{}{}
 	return s, nil
 }
@@ -186,9 +184,10 @@ func (s *Service) Resolved() bool {
 // StopPolls answers the parked polls with nothing to do, and from now on each poll after a second.
 // Actions that no guest has taken fail at once.
 func (s *Service) StopPolls() {
-	s.stopPolls()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.noPolls = true
+	s.evictPolls()
 	for id, a := range s.asks {
 		if _, err := s.mailbox.Pending(id, time.Now()); err != nil {
 			s.mailbox.Withdraw(id)
@@ -205,10 +204,11 @@ const closeGrace = time.Second
 // the service runs any more. Only a log sink or a callback that blocks outlives it, and holds it up
 // for a second. Close doesn't end the connections, which belong to the server. Any number of times.
 func (s *Service) Close() error {
-	s.stopPolls()
 	s.close(domain.ErrSandboxTerminated)
 	s.mu.Lock()
-	s.isClosed = true
+	s.isClosed, s.noPolls = true, true
+	s.evictPolls()
+	s.evictLate()
 	s.bookClosed = true
 	s.endTask()
 	if s.silence != nil {

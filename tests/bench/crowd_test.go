@@ -133,9 +133,10 @@ func takenNow(lines int64) (taken, error) {
 	}, err
 }
 
-// calm waits until goroutines neither come nor go, for a while at most.
+// calm waits until goroutines neither come nor go, for a while at most: what rests does so after a quarter of a
+// second.
 func calm() {
-	for last, same, tries := -1, 0, 0; same < 20 && tries < 2000; tries++ {
+	for last, same, tries := -1, 0, 0; same < 60 && tries < 2000; tries++ {
 		time.Sleep(10 * time.Millisecond)
 		if now := runtime.NumGoroutine(); now == last {
 			same++
