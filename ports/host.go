@@ -101,7 +101,8 @@ type StorageWithSpace interface {
 }
 
 // Upload is one file being received, by one goroutine at a time. Close before Commit drops its bytes;
-// after Commit it does nothing. Whoever created it closes it.
+// after Commit it does nothing. Whoever created it closes it. One that is an io.ReaderFrom takes what it can off a
+// socket without a copy in this process; an error of that may be of either side.
 type Upload interface {
 	io.WriteCloser
 	// Commit makes the file whole, and returns it, positioned at its start; whoever gets it closes

@@ -200,6 +200,9 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			waits = false
 		case <-awake.C:
+			if r.ContentLength != 0 { // what comes next is no request
+				continue
+			}
 			if conn, err := wire.Detach(w, r); err == nil {
 				rest := &restingPoll{poll, conn, entryOf(r).asked}
 				go rest.serve() // ends with the poll; the server waits for it
@@ -311,13 +314,11 @@ func (h *handler) reply(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, err)
 		return
 	}
-	wanted := func() { entryOf(r).wanted(r.Context()) }
-	body := claimed{requestBody{r.Body, http.NewResponseController(w)}, wanted}
+	body := claimed{requestBody{r.Body, http.NewResponseController(w)}, wantedBy(r)}
 	switch action.Kind() {
 	case domain.KindGetArtifact:
-		err = h.api.Artifact(r.Context(), id, ports.ArtifactReply{
-			Body: body, Size: r.ContentLength, Error: r.Header.Get(wire.HeaderError),
-		})
+		h.artifact(w, r, id, body)
+		return
 	case domain.KindListFolder:
 		if contentType := r.Header.Get("Content-Type"); !wire.IsJSON(contentType) {
 			err = h.api.Refuse(r.Context(), id, fmt.Errorf("%w: the content type is %s, it must be %s",
@@ -333,8 +334,13 @@ func (h *handler) reply(w http.ResponseWriter, r *http.Request) {
 		h.refuseMethod(w, r, http.MethodGet)
 		return
 	}
+	h.taken(w, r, err)
+}
+
+// taken answers a reply of which the app has made what it could.
+func (h *handler) taken(w http.ResponseWriter, r *http.Request, err error) {
 	if !errors.Is(err, domain.ErrUnknownAction) {
-		wanted() // also where the app had no need of its body
+		entryOf(r).wanted(r.Context()) // also where the app had no need of its body
 	}
 	if err != nil {
 		h.refuse(w, r, err)

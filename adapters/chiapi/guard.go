@@ -167,6 +167,11 @@ func (e *entry) wanted(ctx context.Context) {
 	e.claim(ctx)
 }
 
+// wantedBy is the same for a request, to be called later.
+func wantedBy(r *http.Request) func() {
+	return func() { entryOf(r).wanted(r.Context()) }
+}
+
 func (e *entry) end() {
 	if e.release != nil {
 		e.release()

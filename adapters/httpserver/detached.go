@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -119,18 +120,28 @@ func (d *detached) Read(p []byte) (int, error) {
 	return d.conn.Read(p)
 }
 
-// MoveTo implements wire.Detached. A file takes the bytes off a socket in the kernel.
+// MoveTo implements wire.Detached. On Linux a file takes the bytes off a socket in the kernel.
 func (d *detached) MoveTo(w io.ReaderFrom, most int64) (int64, error) {
 	from := io.Reader(d.conn)
 	if len(d.early) > 0 {
 		most = min(most, int64(len(d.early)))
 		from = d
+	} else if !hasSocket(d.conn) || runtime.GOOS != "linux" {
+		return 0, errors.ErrUnsupported // it would be copied in small pieces
 	}
 	n, err := w.ReadFrom(&io.LimitedReader{R: from, N: most})
 	if err == nil && n < most {
 		err = io.EOF
 	}
 	return n, err
+}
+
+func hasSocket(conn net.Conn) bool {
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
 }
 
 // SetReadDeadline implements wire.Detached.

@@ -2,18 +2,17 @@ package rootfolder
 
 import (
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
 )
 
 // full is a file on a server that says only at the close that there is no room.
-type full struct{ io.WriteCloser }
+type full struct{ file }
 
 var errFull = errors.New("quota exceeded")
 
-func (f full) Close() error { return errors.Join(errFull, f.WriteCloser.Close()) }
+func (f full) Close() error { return errors.Join(errFull, f.file.Close()) }
 
 // An error at the close that came after the rename would have replaced a good file by a short one.
 func TestAnErrorAtTheCloseKeepsTheOldFile(t *testing.T) {

@@ -58,15 +58,24 @@ func (s storage) Create(int64) (ports.Upload, error) {
 	return &upload{root: s.folder.root, file: file, temporary: temporary, name: name}, nil
 }
 
+// file is an os.File.
+type file interface {
+	io.WriteCloser
+	io.ReaderFrom
+}
+
 // upload is a file that is being written beside its name.
 type upload struct {
 	root            *os.Root
-	file            io.WriteCloser
+	file            file
 	temporary, name string
 	closed, done    bool
 }
 
 func (u *upload) Write(p []byte) (int, error) { return u.file.Write(p) }
+
+// ReadFrom takes bytes off a socket in the kernel.
+func (u *upload) ReadFrom(r io.Reader) (int64, error) { return u.file.ReadFrom(r) }
 
 // Commit renames the file into place, so that nobody ever sees half of it.
 //

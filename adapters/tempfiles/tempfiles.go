@@ -99,6 +99,17 @@ func (u *upload) Write(p []byte) (int, error) {
 	return u.file.Write(p)
 }
 
+// ReadFrom takes bytes off a socket in the kernel.
+func (u *upload) ReadFrom(r io.Reader) (int64, error) {
+	if u.ended {
+		return 0, errEnded
+	}
+	if err := u.spill(); err != nil {
+		return 0, err
+	}
+	return u.file.ReadFrom(r)
+}
+
 // spill moves what is in memory to a file.
 func (u *upload) spill() error {
 	if u.file != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 
 	"github.com/hexworker/metaservice/domain"
@@ -253,4 +254,17 @@ func (u countedUpload) Write(p []byte) (int, error) {
 	unwritten := int64(len(p) - n)
 	u.s.c.advance(func(p *Progress) { p.Bytes -= unwritten })
 	return n, err
+}
+
+// ReadFrom has the storage take what comes by itself, where it can.
+func (u countedUpload) ReadFrom(r io.Reader) (int64, error) {
+	to, ok := u.Upload.(io.ReaderFrom)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	n, err := to.ReadFrom(r)
+	u.s.bytes += n
+	full := u.s.c.room(n, true)
+	u.s.c.advance(func(*Progress) {})
+	return n, errors.Join(err, full)
 }

@@ -43,7 +43,11 @@ func (s *Service) receiveArtifact(ctx context.Context, a *ask, storage ports.Sto
 	defer upload.Close() // after Commit it does nothing
 	body, done := s.paced(ctx, a, reply.Body)
 	defer done()
-	if err := spool(space.writer(upload), &limitedReader{r: body, left: tooLarge.Max, err: tooLarge}); err != nil {
+	limited := &limitedReader{r: body, left: tooLarge.Max, err: tooLarge}
+	if err := move(upload, body, limited, space); err != nil {
+		return nil, err
+	}
+	if err := spool(space.writer(upload), limited); err != nil {
 		return nil, err
 	}
 	file, err := upload.Commit()
@@ -51,6 +55,43 @@ func (s *Service) receiveArtifact(ctx context.Context, a *ask, storage ports.Sto
 		return nil, fmt.Errorf("%w: %w", domain.ErrStorage, err)
 	}
 	return file, nil
+}
+
+const (
+	// slice is how much of a body an upload takes by itself at a time: what a pipe in the kernel holds.
+	slice = 1 << 20
+	// sliceTime is how long it may wait for that: the pace is looked at again.
+	sliceTime = time.Second
+)
+
+// move has the upload take the body off its connection by itself, as far as both can. What is left, spool copies.
+func move(upload ports.Upload, body *pacedReader, limited *limitedReader, space space) error {
+	to, ok := upload.(io.ReaderFrom)
+	if !ok {
+		return nil
+	}
+	bulk, ok := body.body.(ports.BulkBody)
+	if !ok {
+		return nil
+	}
+	for sinceLook := int64(0); limited.left > 0; {
+		if sinceLook >= spaceEvery {
+			sinceLook = 0
+			if err := space.check(slice); err != nil {
+				return fmt.Errorf("%w: %w", domain.ErrStorage, err)
+			}
+		}
+		n, err := body.move(bulk, to, min(slice, limited.left))
+		limited.left -= n
+		sinceLook += n
+		switch {
+		case err == io.EOF, errors.Is(err, errors.ErrUnsupported):
+			return nil // the end is told to whoever reads
+		case err != nil:
+			return err
+		}
+	}
+	return nil
 }
 
 // spool copies r to w in large blocks, and tells the two ends' errors apart.
@@ -145,7 +186,7 @@ type pacedReader struct {
 var errTooSlow = fmt.Errorf("%w: it brought less than Limits.Floor within Limits.Stall", domain.ErrSlowReply)
 
 // paced wraps the body of a reply to a. Call done when nothing reads it any more.
-func (s *Service) paced(ctx context.Context, a *ask, body ports.Body) (r io.Reader, done func()) {
+func (s *Service) paced(ctx context.Context, a *ask, body ports.Body) (r *pacedReader, done func()) {
 	now := time.Now()
 	p := &pacedReader{
 		ctx:    ctx,
@@ -189,6 +230,37 @@ func (p *pacedReader) Read(b []byte) (int, error) {
 		return n, errTooSlow
 	}
 	return n, p.broken(err)
+}
+
+// move is Read by BulkBody.MoveTo. It waits for less than a Read, and may return early, with nothing.
+func (p *pacedReader) move(bulk ports.BulkBody, to io.ReaderFrom, most int64) (int64, error) {
+	start := time.Now()
+	p.pace.Shift(start.Sub(p.away))
+	deadline := start.Add(sliceTime)
+	if last := p.pace.Deadline(); last.Before(deadline) {
+		deadline = last
+	}
+	if err := p.body.SetReadDeadline(deadline); err != nil {
+		return 0, fmt.Errorf("%w: %w", domain.ErrBrokenReply, err)
+	}
+	if p.ctx.Err() != nil { // as in Read
+		return 0, p.broken(context.Cause(p.ctx))
+	}
+	n, err := bulk.MoveTo(to, most)
+	p.away = time.Now()
+	if own := p.away.Sub(deadline); own > 0 {
+		p.pace.Shift(own) // nobody waits for the sender beyond the deadline: it was the receiver
+	}
+	p.pace.Got(int(n), p.away)
+	switch {
+	case err == nil, err == io.EOF, errors.Is(err, errors.ErrUnsupported), errors.Is(err, domain.ErrStorage):
+		return n, err
+	case p.ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
+		return n, p.broken(err)
+	case p.pace.TooSlow(p.away):
+		return n, errTooSlow
+	}
+	return n, nil // no more came in time
 }
 
 // broken tells a caller who gave up from a reply that broke off. net/http ends a request's context

@@ -315,6 +315,20 @@ func (u *folderUpload) Write(p []byte) (int, error) {
 	return u.Upload.Write(p)
 }
 
+// ReadFrom has the storage take what comes by itself, where it can.
+func (u *folderUpload) ReadFrom(r io.Reader) (int64, error) {
+	to, ok := u.Upload.(io.ReaderFrom)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	n, err := to.ReadFrom(r)
+	u.taken += n
+	if u.storage.left.Add(-n) < 0 {
+		err = errors.Join(err, u.storage.full)
+	}
+	return n, err
+}
+
 func (u *folderUpload) Commit() (io.ReadSeekCloser, error) {
 	file, err := u.Upload.Commit()
 	if err == nil {
