@@ -19,6 +19,7 @@ import (
 
 	"github.com/hexworker/metaservice/adapters/chiapi"
 	"github.com/hexworker/metaservice/adapters/tempfiles"
+	"github.com/hexworker/metaservice/adapters/httpserver"
 	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/app/host"
 	"github.com/hexworker/metaservice/domain"
@@ -213,15 +214,15 @@ type pipes struct {
 	done  chan struct{}
 }
 
-// serve serves h over pipes until the test ends, and returns what dials.
+// serve serves h over pipes until the test ends, by the server that guests have, and returns what dials.
 func serve(t *testing.T, h http.Handler) (dial func() net.Conn) {
 	t.Helper()
 	p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-	server := &http.Server{Handler: h}
+	ctx, cancel := context.WithCancel(context.Background())
 	var over sync.WaitGroup
-	over.Go(func() { server.Serve(p) })
+	over.Go(func() { httpserver.Serve(ctx, p, h, silence) })
 	t.Cleanup(func() {
-		server.Close()
+		cancel()
 		over.Wait()
 	})
 	return func() net.Conn {
