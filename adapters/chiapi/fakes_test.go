@@ -18,8 +18,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hexworker/metaservice/adapters/chiapi"
-	"github.com/hexworker/metaservice/adapters/tempfiles"
 	"github.com/hexworker/metaservice/adapters/httpserver"
+	"github.com/hexworker/metaservice/adapters/tempfiles"
 	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/app/host"
 	"github.com/hexworker/metaservice/domain"

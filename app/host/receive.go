@@ -44,10 +44,11 @@ func (s *Service) receiveArtifact(ctx context.Context, a *ask, storage ports.Sto
 	body, done := s.paced(ctx, a, reply.Body)
 	defer done()
 	limited := &limitedReader{r: body, left: tooLarge.Max, err: tooLarge}
-	if err := move(upload, body, limited, space); err != nil {
-		return nil, err
+	ended, err := move(upload, body, limited, space)
+	if err == nil && !ended {
+		err = spool(space.writer(upload), limited)
 	}
-	if err := spool(space.writer(upload), limited); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	file, err := upload.Commit()
@@ -64,34 +65,37 @@ const (
 	sliceTime = time.Second
 )
 
-// move has the upload take the body off its connection by itself, as far as both can. What is left, spool copies.
-func move(upload ports.Upload, body *pacedReader, limited *limitedReader, space space) error {
+// move has the upload take the body off its connection by itself, as far as both can, and tells whether that was all
+// of it. What is left, spool copies.
+func move(upload ports.Upload, body *pacedReader, limited *limitedReader, space space) (ended bool, err error) {
 	to, ok := upload.(io.ReaderFrom)
 	if !ok {
-		return nil
+		return false, nil
 	}
 	bulk, ok := body.body.(ports.BulkBody)
 	if !ok {
-		return nil
+		return false, nil
 	}
 	for sinceLook := int64(0); limited.left > 0; {
 		if sinceLook >= spaceEvery {
 			sinceLook = 0
 			if err := space.check(slice); err != nil {
-				return fmt.Errorf("%w: %w", domain.ErrStorage, err)
+				return false, fmt.Errorf("%w: %w", domain.ErrStorage, err)
 			}
 		}
 		n, err := body.move(bulk, to, min(slice, limited.left))
 		limited.left -= n
 		sinceLook += n
 		switch {
-		case err == io.EOF, errors.Is(err, errors.ErrUnsupported):
-			return nil // the end is told to whoever reads
+		case err == io.EOF:
+			return true, nil
+		case errors.Is(err, errors.ErrUnsupported):
+			return false, nil
 		case err != nil:
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return false, nil // it may have come to its end just so
 }
 
 // spool copies r to w in large blocks, and tells the two ends' errors apart.
