@@ -204,7 +204,7 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 				continue
 			}
 			if conn, err := wire.Detach(w, r); err == nil {
-				rest := &restingPoll{poll, conn, entryOf(r).asked}
+				rest := newRestingPoll(poll, conn, entryOf(r))
 				go rest.serve() // ends with the poll; the server waits for it
 				return
 			}

@@ -11,13 +11,24 @@ import (
 // restingPoll is a poll that has waited for a while, and is likely to wait on: most guests do nothing else. Its
 // connection is detached, so that it costs its host one goroutine and no buffer.
 type restingPoll struct {
-	poll  ports.Poll
-	conn  wire.Detached
-	asked func()
+	poll    ports.Poll
+	conn    wire.Detached
+	asked   func()
+	release func() // of the connection, where it is claimed
+}
+
+// newRestingPoll takes over what the poll's request has.
+func newRestingPoll(poll ports.Poll, conn wire.Detached, entry *entry) *restingPoll {
+	p := &restingPoll{poll, conn, entry.asked, entry.release}
+	entry.release = nil
+	return p
 }
 
 // serve answers the poll.
 func (p *restingPoll) serve() {
+	if p.release != nil {
+		defer p.release()
+	}
 	defer p.conn.Close() // where it isn't resumed
 	defer p.poll.Leave() // where nothing is delivered
 	p.poll.Notify(p.conn.Wake)
