@@ -25,17 +25,21 @@ const (
 	KindKillProcess
 )
 
+// KindGetFolder is for guests that named FeatureTar.
+const KindGetFolder Kind = KindKillProcess + 1
+
 var kindNames = [...]string{
 	KindNone:        "none",
 	KindGetArtifact: "get-artifact",
 	KindListFolder:  "list-folder",
 	KindExecShell:   "exec-shell",
 	KindKillProcess: "kill-process",
+	KindGetFolder:   "get-folder",
 }
 
 // Kinds returns every kind, in the order of the protocol's table.
 func Kinds() []Kind {
-	return []Kind{KindNone, KindGetArtifact, KindListFolder, KindExecShell, KindKillProcess}
+	return []Kind{KindNone, KindGetArtifact, KindListFolder, KindExecShell, KindKillProcess, KindGetFolder}
 }
 
 // String is the kind's name on the wire.
@@ -85,6 +89,11 @@ func GetArtifact(id ActionID, path string) (Action, error) {
 // ListFolder asks for the names of all regular files below path, in the guest's own syntax.
 func ListFolder(id ActionID, path string) (Action, error) {
 	return pathAction(KindListFolder, id, path)
+}
+
+// GetFolder asks for all regular files below path at once, in the guest's own syntax.
+func GetFolder(id ActionID, path string) (Action, error) {
+	return pathAction(KindGetFolder, id, path)
 }
 
 // ExecShell asks for a process with its streams on a websocket. An empty command means the guest's

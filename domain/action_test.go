@@ -153,12 +153,12 @@ func TestKinds(t *testing.T) {
 			t.Errorf("%s is read as %s, %v", kind, back, err)
 		}
 	}
-	if diff := cmp.Diff([]string{"none", "get-artifact", "list-folder", "exec-shell", "kill-process"}, names); diff != "" {
-		t.Errorf("old guests know the kinds by other names:\n%s", diff)
+	if diff := cmp.Diff([]string{"none", "get-artifact", "list-folder", "exec-shell", "kill-process", "get-folder"}, names); diff != "" {
+		t.Errorf("guests know the kinds by other names:\n%s", diff)
 	}
 	// Kinds must have them all: the one after the last has no name.
 	beyond := domain.Kind(len(domain.Kinds()))
-	if want := "kind(5)"; beyond.String() != want {
+	if want := "kind(6)"; beyond.String() != want {
 		t.Errorf("the kind after the last is %s, not %s", beyond, want)
 	}
 	for _, name := range []string{"", "None", "get-artifact ", "put-artifact", beyond.String(), "\x1b]0;x\a"} {

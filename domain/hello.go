@@ -14,6 +14,8 @@ type Feature string
 const (
 	// FeatureResult lets a result carry a Report.
 	FeatureResult Feature = "result"
+	// FeatureTar is get-folder: all files of a folder in one archive.
+	FeatureTar Feature = "tar"
 	// FeatureExec lets an exec-shell carry all of a ShellSpec.
 	FeatureExec Feature = "exec"
 	// FeatureShell2 is the websocket subprotocol of shells with larger blocks and windows, and with an exit

@@ -76,47 +76,95 @@ func cleanWindows(folder string) string {
 // Take checks one name as the guest told it, and gives it relative to the folder with '/' between its
 // parts. The list of a regular file holds that file alone; its relative name is ".".
 func (f *FolderNames) Take(name string) (relative string, err error) {
-	relative, err = f.relative(name)
-	if err != nil {
+	if relative, err = f.relative(name); err != nil {
 		return "", err
 	}
-	_, file := f.seen["."]
-	if _, twice := f.seen[relative]; twice {
-		return "", f.refuse(name, "it was told twice")
+	if err := f.keep(name, relative); err != nil {
+		return "", err
 	}
-	if file || relative == "." && len(f.seen) > 0 {
-		return "", f.refuse(name, "the path that was asked for can't be a file and hold one")
-	}
-	f.seen[relative] = struct{}{}
 	return relative, nil
 }
 
+// TakeRelative is Take for a name that is told relative to the folder, with '/' between its parts
+// whatever the folder's syntax; that of a regular file is ".". After an error nothing is kept.
+func (f *FolderNames) TakeRelative(name string) (ListedFile, error) {
+	if err := f.checkText(name); err != nil {
+		return ListedFile{}, err
+	}
+	path := f.asked
+	if name != "." {
+		if err := f.checkParts(name, name, "/"); err != nil {
+			return ListedFile{}, err
+		}
+		path = f.prefix + strings.ReplaceAll(name, "/", f.sep)
+	}
+	if err := f.keep(name, name); err != nil {
+		return ListedFile{}, err
+	}
+	return ListedFile{Path: path, Relative: name}, nil
+}
+
+// Has tells whether a name was taken. Relative is what Take gave.
+func (f *FolderNames) Has(relative string) bool {
+	_, ok := f.seen[relative]
+	return ok
+}
+
+// keep notes a name that is taken.
+func (f *FolderNames) keep(name, relative string) error {
+	if f.Has(relative) {
+		return f.refuse(name, "it was told twice")
+	}
+	if f.Has(".") || relative == "." && len(f.seen) > 0 {
+		return f.refuse(name, "the path that was asked for can't be a file and hold one")
+	}
+	f.seen[relative] = struct{}{}
+	return nil
+}
+
 func (f *FolderNames) relative(name string) (string, error) {
-	switch {
-	case name == "":
-		return "", f.refuse(name, "it is empty")
-	case len(name) > MaxPath:
-		return "", f.refuse(name, fmt.Sprintf("it has %d bytes, the most is %d", len(name), MaxPath))
-	case strings.IndexByte(name, 0) >= 0:
-		return "", f.refuse(name, "it holds a NUL byte")
-	case name == f.folder, name == f.asked: // a walk that begins at a file may not clean its path
+	if err := f.checkText(name); err != nil {
+		return "", err
+	}
+	if name == f.folder || name == f.asked { // a walk that begins at a file may not clean its path
 		return ".", nil
 	}
 	rest, inside := strings.CutPrefix(name, f.prefix)
 	if !inside {
 		return "", f.refuse(name, "it is not inside the folder")
 	}
-	for part := range strings.SplitSeq(rest, f.sep) {
-		switch {
-		case part == "", part == ".", part == "..":
-			return "", f.refuse(name, "it is not a plain path: it has an empty part, '.' or '..'")
-		case len(part) > MaxName:
-			return "", f.refuse(name, fmt.Sprintf("a part of it has %d bytes, the most is %d", len(part), MaxName))
-		case f.sep != "/" && strings.IndexByte(part, '/') >= 0:
-			return "", f.refuse(name, "it mixes separators")
-		}
+	if err := f.checkParts(name, rest, f.sep); err != nil {
+		return "", err
 	}
 	return strings.ReplaceAll(rest, f.sep, "/"), nil
+}
+
+func (f *FolderNames) checkText(name string) error {
+	switch {
+	case name == "":
+		return f.refuse(name, "it is empty")
+	case len(name) > MaxPath:
+		return f.refuse(name, fmt.Sprintf("it has %d bytes, the most is %d", len(name), MaxPath))
+	case strings.IndexByte(name, 0) >= 0:
+		return f.refuse(name, "it holds a NUL byte")
+	}
+	return nil
+}
+
+// checkParts checks what of a name is below the folder. No part may hold a separator of the folder's, or
+// one of ours.
+func (f *FolderNames) checkParts(name, rest, sep string) error {
+	for part := range strings.SplitSeq(rest, sep) {
+		switch {
+		case part == "", part == ".", part == "..":
+			return f.refuse(name, "it is not a plain path: it has an empty part, '.' or '..'")
+		case len(part) > MaxName:
+			return f.refuse(name, fmt.Sprintf("a part of it has %d bytes, the most is %d", len(part), MaxName))
+		case sep != "/" && strings.IndexByte(part, '/') >= 0, sep != f.sep && strings.Contains(part, f.sep):
+			return f.refuse(name, "it mixes separators")
+		}
+	}
+	return nil
 }
 
 func (f *FolderNames) refuse(name, why string) error {
@@ -137,6 +185,15 @@ type ListedFile struct {
 	Relative string // to the folder, with '/'; "." where the path asked for is the file itself
 }
 
+// ArchiveEntry is one entry of a folder's archive, as the guest tells it.
+type ArchiveEntry struct {
+	Name    string      // relative to the folder, or "." where the path asked for is a file
+	Size    int64       // of the content, which follows
+	Failure FileFailure // why there is no content; empty where there is
+	Folder  bool        // a folder: it says nothing of its own
+	Unfit   string      // what it is where it is neither: an archive of a folder has none of it
+}
+
 // maxReasons is how many refused names a listing describes.
 const maxReasons = 8
 
@@ -146,6 +203,12 @@ func (l *Listing) Refuse(err error) {
 	if len(l.Reasons) < maxReasons {
 		l.Reasons = append(l.Reasons, err)
 	}
+}
+
+// Account adds the account of refused names of another list of the same folder.
+func (l *Listing) Account(other Listing) {
+	l.Refused += other.Refused
+	l.Reasons = append(l.Reasons, other.Reasons[:min(len(other.Reasons), max(maxReasons-len(l.Reasons), 0))]...)
 }
 
 // IsFile tells that the path asked for is no folder but a regular file.

@@ -188,6 +188,71 @@ func TestFolderNamesForgetTheRefused(t *testing.T) {
 	}
 }
 
+// A name that is told relative to the folder is kept as Take keeps the whole, and leads nowhere else.
+func TestRelativeNames(t *testing.T) {
+	longest := strings.Repeat("x", domain.MaxName)
+	for folder, names := range map[string]map[string]string{ // and the path to ask for; none is refused
+		"/tmp/x": {
+			"a": "/tmp/x/a", "b/c d": "/tmp/x/b/c d", "..a": "/tmp/x/..a", `a\b`: `/tmp/x/a\b`, "\xff": "/tmp/x/\xff", longest: "/tmp/x/" + longest,
+			"": "", "..": "", "../x": "", "a/../b": "", "./a": "", "/a": "", "/tmp/x/c": "/", "a/": "", "a//b": "", "a\x00": "", longest + "x": "",
+			strings.Repeat("d/", 2048) + "x": "",
+		},
+		"/":       {"a": "/a", "": "", "/": "", "//": ""},
+		"/x/./":   {"./": "", "./a": ""},
+		"out/../": {"a": "a", "out": "out"},
+		`C:\x`:    {"a/b": `C:\x\a\b`, `a\b`: "", `..\x`: "", `a/..\..\x`: ""},
+		"C:":      {"a": "C:a"},
+	} {
+		taken := domain.NewFolderNames(folder)
+		for name, want := range names {
+			file, err := taken.TakeRelative(name)
+			if want == "/" { // an absolute one has an empty part
+				want = ""
+			}
+			if want == "" {
+				if !errors.Is(err, domain.ErrRefusedName) || file != (domain.ListedFile{}) || taken.Has(name) {
+					t.Errorf("%q in %q is %+v, %v", name, folder, file, err)
+				}
+				continue
+			}
+			if err != nil || file != (domain.ListedFile{Path: want, Relative: name}) || !taken.Has(name) {
+				t.Errorf("%q in %q is %+v, %v", name, folder, file, err)
+			}
+			if relative, err := domain.NewFolderNames(folder).Take(file.Path); err != nil || relative != name {
+				t.Errorf("%q in %q is asked for by %q, which is %q, %v", name, folder, file.Path, relative, err)
+			}
+			if _, err := taken.TakeRelative(name); !errors.Is(err, domain.ErrRefusedName) {
+				t.Errorf("%q in %q is kept twice, %v", name, folder, err)
+			}
+		}
+	}
+	names := domain.NewFolderNames("/tmp/x/")
+	if file, err := names.TakeRelative("."); err != nil || file != (domain.ListedFile{Path: "/tmp/x/", Relative: "."}) {
+		t.Errorf("the file itself is %+v, %v", file, err)
+	}
+	if _, err := names.TakeRelative("a"); !errors.Is(err, domain.ErrRefusedName) {
+		t.Errorf("a file holds another, %v", err)
+	}
+}
+
+func TestListingsAddUp(t *testing.T) {
+	var one, other domain.Listing
+	for range 5 {
+		one.Refuse(domain.ErrRefusedName)
+	}
+	for range 20 {
+		other.Refuse(domain.ErrInvalidReply)
+	}
+	one.Account(other)
+	if one.Refused != 25 || len(one.Reasons) != 8 || one.Reasons[4] != domain.ErrRefusedName || one.Reasons[5] != domain.ErrInvalidReply {
+		t.Errorf("%d names are refused, for %v", one.Refused, one.Reasons)
+	}
+	one.Account(other)
+	if one.Refused != 45 || len(one.Reasons) != 8 {
+		t.Errorf("%d names are refused, for %v", one.Refused, one.Reasons)
+	}
+}
+
 func TestListing(t *testing.T) {
 	file := func(relative string) domain.ListedFile {
 		return domain.ListedFile{Path: "/x/" + relative, Relative: relative}
@@ -237,6 +302,14 @@ func FuzzFolderNames(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, folder, name string) {
+		if file, err := domain.NewFolderNames(folder).TakeRelative(name); err == nil && name != "." && !strings.Contains(folder, "\x00") { // which nobody can ask for
+			if got := path.Join("/made/up", name); file.Relative != name || got != "/made/up/"+name {
+				t.Fatalf("%q leads to %q, and is kept as %q", name, got, file.Relative)
+			}
+			if again, err := domain.NewFolderNames(folder).Take(file.Path); err != nil && len(file.Path) <= domain.MaxPath || err == nil && again != name {
+				t.Fatalf("%q in %q is asked for by %q, which is %q: %v", name, folder, file.Path, again, err)
+			}
+		}
 		names := domain.NewFolderNames(folder)
 		relative, err := names.Take(name)
 		if err != nil {
