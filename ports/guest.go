@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"iter"
 	"time"
 
@@ -33,13 +34,18 @@ type Host interface {
 	Poll(ctx context.Context) (domain.Action, error)
 	// SendArtifact answers with a file's content, and doesn't close it.
 	SendArtifact(ctx context.Context, id domain.ActionID, file File) error
-	// SendNotFound answers a get-artifact whose file can't be opened.
+	// SendNotFound answers a get-artifact whose file can't be opened, and a get-folder.
 	SendNotFound(ctx context.Context, id domain.ActionID) error
 	// SendFolder answers a list-folder with the names as they are found. Any error amid names breaks
 	// the request off, so that the host never takes half a list for the whole, and is returned.
 	SendFolder(ctx context.Context, id domain.ActionID, names iter.Seq2[string, error]) error
 	// SendFolderNotFound answers a list-folder whose folder can't be walked.
 	SendFolderNotFound(ctx context.Context, id domain.ActionID) error
+	// SendArchive answers a get-folder with the files as they come, and doesn't close them. A file that can't
+	// be read from its start is told as one that failed. An error amid files, or of a file of which a part was
+	// sent, breaks the request off, so that the host never takes part of a folder for the whole, and is
+	// returned. A folder that can't be walked is answered by SendNotFound.
+	SendArchive(ctx context.Context, id domain.ActionID, files iter.Seq2[FolderFile, error]) error
 	// SendKilled answers a kill-process.
 	SendKilled(ctx context.Context, id domain.ActionID) error
 	// OpenShell answers an exec-shell: it connects the shell to its host. shell2 tells that both know
@@ -62,6 +68,26 @@ type File interface {
 	io.ReadCloser
 	// Size is what there was when it was opened.
 	Size() int64
+}
+
+// FolderFile is one file of a folder on its way to the host.
+type FolderFile struct {
+	Name    string             // relative to the folder, with '/' between its parts; "." where the path asked for is the file
+	File    File               // nil where it can't be sent
+	Failure domain.FileFailure // why not
+}
+
+// FailureOf is the protocol's word for an error of opening or reading a file.
+func FailureOf(err error) domain.FileFailure {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return domain.FailureNotFound
+	case errors.Is(err, fs.ErrPermission):
+		return domain.FailureDenied
+	case errors.Is(err, ErrNotRegular):
+		return domain.FailureNotRegular
+	}
+	return domain.FailureIO
 }
 
 // ErrNotRegular is a path that leads to something other than a regular file: a folder, a device, a

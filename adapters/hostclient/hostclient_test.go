@@ -138,6 +138,14 @@ func readReply(r *http.Request) contract.Reply {
 		})
 		return reply
 	}
+	if wire.IsTar(r.Header.Get("Content-Type")) {
+		reply.Broken = wire.DecodeArchive(r.Body, func(entry domain.ArchiveEntry, content io.Reader) error {
+			text, err := io.ReadAll(content)
+			reply.Archive = append(reply.Archive, contract.Archived(entry.Name, string(text), entry.Failure))
+			return err
+		})
+		return reply
+	}
 	reply.NotFound = r.Header.Get(wire.HeaderError) == wire.FileNotFound
 	reply.Content, reply.Broken = io.ReadAll(r.Body)
 	return reply

@@ -68,19 +68,7 @@ func (c *Client) SendFolder(ctx context.Context, id domain.ActionID, names iter.
 	var late *time.Timer
 	var namesErr error
 	up := newUpload(ctx)
-	walk := func(yield func(string, error) bool) {
-		for name, err := range names {
-			if err != nil {
-				namesErr = err
-			}
-			if ctx.Err() != nil {
-				err = context.Cause(ctx) // nobody takes it any more: don't walk on
-			}
-			if !yield(name, err) {
-				return
-			}
-		}
-	}
+	walk := followed(ctx, names, &namesErr)
 	body := streamBody{upload: up, write: func(w io.Writer) error {
 		err := wire.EncodeFiles(w, walk)
 		if err == nil { // from here on it is an answer like any other
@@ -99,6 +87,42 @@ func (c *Client) SendFolder(ctx context.Context, id domain.ActionID, names iter.
 	}
 	if namesErr != nil {
 		return fmt.Errorf("the folder's names: %w", namesErr)
+	}
+	return err
+}
+
+// followed is a sequence that notes its error, and ends where nobody takes it any more.
+func followed[T any](ctx context.Context, sequence iter.Seq2[T, error], failed *error) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for one, err := range sequence {
+			if err != nil {
+				*failed = err
+			}
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			if !yield(one, err) {
+				return
+			}
+		}
+	}
+}
+
+// SendArchive is ports.Host's. The answer may take any time: it comes once the host has handed all files
+// over, and whoever it hands them to may be slow.
+func (c *Client) SendArchive(ctx context.Context, id domain.ActionID, files iter.Seq2[ports.FolderFile, error]) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var filesErr error
+	up := newUpload(ctx)
+	all := followed(ctx, files, &filesErr)
+	body := streamBody{upload: up, write: func(w io.Writer) error { return wire.EncodeArchive(w, all) }}
+	err := c.send(ctx, cancel, id, body, up, func(req *http.Request) {
+		req.ContentLength = -1
+		req.Header.Set("Content-Type", wire.TypeTar)
+	})
+	if filesErr != nil {
+		return fmt.Errorf("the folder's files: %w", filesErr)
 	}
 	return err
 }

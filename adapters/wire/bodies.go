@@ -92,6 +92,8 @@ func DecodeAction(data []byte) (domain.Action, error) {
 		return domain.GetArtifact(id, a.Path)
 	case domain.KindListFolder:
 		return domain.ListFolder(id, a.Path)
+	case domain.KindGetFolder:
+		return domain.GetFolder(id, a.Path)
 	case domain.KindExecShell:
 		shell, err := a.shell()
 		if err != nil {
@@ -198,7 +200,12 @@ func ReadAll(r io.Reader, limit int64, what string) ([]byte, error) {
 }
 
 // IsJSON tells whether a Content-Type header says JSON, with whatever parameters.
-func IsJSON(contentType string) bool {
+func IsJSON(contentType string) bool { return isMedia(contentType, TypeJSON) }
+
+// IsTar tells whether a Content-Type header says tar, with whatever parameters.
+func IsTar(contentType string) bool { return isMedia(contentType, TypeTar) }
+
+func isMedia(contentType, want string) bool {
 	media, _, err := mime.ParseMediaType(contentType)
-	return err == nil && media == TypeJSON
+	return err == nil && media == want
 }

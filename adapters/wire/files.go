@@ -38,7 +38,7 @@ const (
 func EncodeFiles(w io.Writer, names iter.Seq2[string, error]) error {
 	e := &filesEncoder{w: w, buf: make([]byte, 0, filesBlock+domain.MaxPath)}
 	e.buf = append(e.buf, `{"files":[`...)
-	stop := e.keepPace()
+	stop := keepPace(filesBeat, e.beat)
 	defer stop()
 	first := true
 	for name, err := range names {
@@ -106,30 +106,6 @@ func (e *filesEncoder) beat() (ok bool) {
 	}
 	e.sent = 0
 	return e.err == nil
-}
-
-// keepPace beats until stop, which waits for the last beat and may be called twice.
-func (e *filesEncoder) keepPace() (stop func()) {
-	over, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(filesBeat)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				if !e.beat() {
-					return
-				}
-			case <-over:
-				return
-			}
-		}
-	}()
-	return sync.OnceFunc(func() {
-		close(over)
-		<-done
-	})
 }
 
 // EncodeFilesNotFound is the answer to a list-folder whose folder can't be walked.

@@ -19,7 +19,7 @@ const (
 // QueryID is the parameter of PathReply that tells which action is answered.
 const QueryID = "id"
 
-// HeaderError tells why a get-artifact has no content. The name is the ancestor's.
+// HeaderError tells why a get-artifact or a get-folder has no content. The name is the ancestor's.
 const (
 	HeaderError  = "X-Taskcluster-Worker-Error"
 	FileNotFound = "file-not-found"
@@ -27,6 +27,9 @@ const (
 
 // TypeJSON is the content type of every JSON body.
 const TypeJSON = "application/json"
+
+// TypeTar is the content type of a folder's archive.
+const TypeTar = "application/x-tar"
 
 // DefaultHost is where a guest finds its host: an address that no network routes.
 const DefaultHost = "169.254.169.254"

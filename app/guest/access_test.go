@@ -42,7 +42,7 @@ func TestTheTokenIsTakenAfterTheHello(t *testing.T) {
 	inBubble(t, offersToken, func(w *world) {
 		w.finish(success)
 		w.same("what the host saw", []string{"hello", "token", "execute", "log", "logged", "resolve true"}, w.host.saw("poll"))
-		w.same("the guest's features", domain.Features{domain.FeatureResult, domain.FeatureToken}, w.peer.Seen().Hellos[0].Features)
+		w.same("the guest's features", domain.Features{domain.FeatureResult, domain.FeatureTar, domain.FeatureToken}, w.peer.Seen().Hellos[0].Features)
 		w.same("the results", 1, len(w.peer.Seen().Results))
 		if strings.Contains(w.log.String(), "a-token") {
 			w.Errorf("the log shows it:\n%s", w.log)

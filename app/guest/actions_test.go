@@ -35,6 +35,26 @@ func TestFilesAndFolders(t *testing.T) {
 	})
 }
 
+func TestArchives(t *testing.T) {
+	inBubble(t, asItIs, func(w *world) {
+		w.offer(domain.GetFolder("folder", "/srv/"))
+		w.offer(domain.GetFolder("a file", "/file"))
+		w.offer(domain.GetFolder("no folder", "/nothing"))
+		w.offer(domain.GetFolder("some denied", "/denied"))
+		w.same("replies", []contract.Reply{
+			{ID: "folder", Archive: []string{"a!permission-denied"}},
+			{ID: "a file", Archive: []string{".=content"}},
+			{ID: "no folder", NotFound: true},
+			{ID: "some denied", Archive: []string{"a!permission-denied"}},
+		}, w.peer.Seen().Replies)
+		w.same("folders named", 10, w.log.count("a folder may not be read"))
+		w.offer(domain.GetFolder("half a folder", "/broken"))
+		if last := w.peer.Seen().Replies[4]; last.Broken == nil {
+			w.Errorf("half a folder came as %v", last)
+		}
+	})
+}
+
 // An action whose reply gets lost is the host's to repeat, under another id. The same id never runs twice.
 func TestAnIDRunsOnce(t *testing.T) {
 	inBubble(t, asItIs, func(w *world) {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
 	"github.com/hexworker/metaservice/tests/contract"
@@ -207,6 +208,18 @@ func (h *fakeHost) SendFolder(_ context.Context, id domain.ActionID, names iter.
 
 func (h *fakeHost) SendFolderNotFound(_ context.Context, id domain.ActionID) error {
 	return h.reply(contract.Reply{ID: id, NotFound: true})
+}
+
+func (h *fakeHost) SendArchive(_ context.Context, id domain.ActionID, files iter.Seq2[ports.FolderFile, error]) error {
+	var archive bytes.Buffer
+	failed := wire.EncodeArchive(&archive, files)
+	reply := contract.Reply{ID: id}
+	reply.Broken = wire.DecodeArchive(&archive, func(entry domain.ArchiveEntry, content io.Reader) error {
+		text, err := io.ReadAll(content)
+		reply.Archive = append(reply.Archive, contract.Archived(entry.Name, string(text), entry.Failure))
+		return err
+	})
+	return errors.Join(h.reply(reply), failed)
 }
 
 func (h *fakeHost) SendKilled(_ context.Context, id domain.ActionID) error {
@@ -430,6 +443,10 @@ func (f fakeFiles) Walk(_ context.Context, path string) (iter.Seq2[string, error
 		return nil, fs.ErrNotExist
 	}
 	return func(yield func(string, error) bool) {
+		if _, isFile := f[path]; isFile {
+			yield(path, nil)
+			return
+		}
 		for i := range 15 {
 			if path != "/denied" {
 				break

@@ -56,7 +56,7 @@ var ErrInvalidConfig = errors.New("invalid guest configuration")
 
 // features is what this version can do beyond version 1.
 func features(shells bool) domain.Features {
-	fs := domain.Features{domain.FeatureResult}
+	fs := domain.Features{domain.FeatureResult, domain.FeatureTar}
 	if shells {
 		fs = append(fs, domain.FeatureExec, domain.FeatureShell2)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"time"
@@ -121,6 +122,8 @@ func (g *Guest) act(ctx context.Context, action domain.Action) {
 		err = g.sendArtifact(ctx, action)
 	case kind == domain.KindListFolder:
 		err = g.sendFolder(ctx, action)
+	case kind == domain.KindGetFolder:
+		err = g.sendArchive(ctx, action)
 	case kind == domain.KindKillProcess:
 		err = g.killTask(ctx, action)
 	case kind == domain.KindExecShell && g.config.Shells != nil:
@@ -156,6 +159,47 @@ func (g *Guest) sendFolder(ctx context.Context, action domain.Action) error {
 		return g.config.Host.SendFolderNotFound(ctx, action.ID())
 	}
 	return g.config.Host.SendFolder(ctx, action.ID(), g.tellPassed(action, names))
+}
+
+// sendArchive answers with all files of a folder.
+func (g *Guest) sendArchive(ctx context.Context, action domain.Action) error {
+	names, err := g.config.Files.Walk(ctx, action.Path())
+	if err != nil {
+		g.log.Info("a folder can't be walked; the host is told that it is not found", "action", action, "error", err)
+		return g.config.Host.SendNotFound(ctx, action.ID())
+	}
+	return g.config.Host.SendArchive(ctx, action.ID(), g.openEach(action, g.tellPassed(action, names)))
+}
+
+// openEach opens one file after the other. The host is told of those that can't be opened.
+func (g *Guest) openEach(action domain.Action, names iter.Seq2[string, error]) iter.Seq2[ports.FolderFile, error] {
+	folder := filepath.Clean(action.Path())
+	return func(yield func(ports.FolderFile, error) bool) {
+		for name, err := range names {
+			relative := ""
+			if err == nil {
+				relative, err = filepath.Rel(folder, name)
+			}
+			if err != nil {
+				yield(ports.FolderFile{}, err)
+				return
+			}
+			if !g.openOne(ports.FolderFile{Name: filepath.ToSlash(relative)}, name, yield) {
+				return
+			}
+		}
+	}
+}
+
+func (g *Guest) openOne(file ports.FolderFile, path string, yield func(ports.FolderFile, error) bool) bool {
+	opened, err := g.config.Files.Open(path)
+	if err != nil {
+		file.Failure = ports.FailureOf(err)
+		return yield(file, nil)
+	}
+	defer opened.Close() // it was only read
+	file.File = opened
+	return yield(file, nil)
 }
 
 // maxPassed is how many of the folders that a walk passed over are named.

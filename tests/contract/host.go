@@ -40,6 +40,9 @@ func Host(t *testing.T, connect func(t *testing.T, peer *Peer) ports.Host) {
 		"artifact that fails":   hostUnreadable,
 		"folder":                hostFolder,
 		"folder that fails":     hostFolderFails,
+		"archive":               hostArchive,
+		"archive with failures": hostArchiveFailures,
+		"archive that breaks":   hostArchiveBreaks,
 		"bare replies":          hostBareReplies,
 		"log":                   hostLog,
 		"log is live":           hostLogLive,
@@ -166,6 +169,7 @@ func every(ctx context.Context, host ports.Host) map[string]error {
 	errs["not found"] = host.SendNotFound(ctx, "b")
 	errs["folder"] = host.SendFolder(ctx, "c", names("x"))
 	errs["folder not found"] = host.SendFolderNotFound(ctx, "d")
+	errs["archive"] = host.SendArchive(ctx, "f", folderFiles(map[string]*memFile{"x": newMemFile("content")}))
 	errs["killed"] = host.SendKilled(ctx, "e")
 	log, err := host.OpenLog(ctx)
 	if err == nil {

@@ -38,7 +38,16 @@ type Reply struct {
 	NotFound bool     // file-not-found, or a folder that can't be walked
 	Content  []byte   // a get-artifact's
 	Files    []string // a list-folder's
+	Archive  []string // a get-folder's: NAME=CONTENT, or NAME!FAILURE
 	Broken   error    // why the body didn't come to its end
+}
+
+// Archived is one entry of Reply.Archive.
+func Archived(name, content string, failure domain.FileFailure) string {
+	if failure != "" {
+		return name + "!" + string(failure)
+	}
+	return name + "=" + content
 }
 
 // NewPeer makes a host that has nothing to say.
