@@ -12,6 +12,7 @@ import (
 
 	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
 )
 
 // pollPause is between a poll that brought nothing, or failed, and the next: a handler that holds none
@@ -29,6 +30,13 @@ func (g *Guest) ServeActions(files fs.FS, onKill func()) {
 	}
 	go func() { // ends with the guest; Stop waits for it
 		defer end()
+		g.mu.Lock()
+		g.serves = true
+		again := g.bySelf
+		g.mu.Unlock()
+		if again { // without domain.FeatureTar, that is
+			_ = g.greetBySelf() // the polls tell what is wrong with the host
+		}
 		for g.life.Err() == nil {
 			start := time.Now()
 			action, err := g.Poll()
@@ -66,6 +74,8 @@ func (g *Guest) act(action domain.Action, files fs.FS, onKill func()) {
 			_ = g.sendFile(action, files)
 		case domain.KindListFolder:
 			_ = g.sendFolder(action, files)
+		case domain.KindGetFolder:
+			_ = g.sendArchive(action, files)
 		case domain.KindExecShell:
 			_ = g.playShell(action)
 		case domain.KindKillProcess:
@@ -129,6 +139,51 @@ func (g *Guest) sendFolder(action domain.Action, files fs.FS) error {
 	}
 	return g.Reply(action.ID(), jsonHeader, &list)
 }
+
+var tarHeader = http.Header{"Content-Type": {wire.TypeTar}}
+
+func (g *Guest) sendArchive(action domain.Action, files fs.FS) error {
+	file, info, err := open(files, action.Path())
+	if err != nil {
+		return g.Reply(action.ID(), http.Header{wire.HeaderError: {wire.FileNotFound}}, nil)
+	}
+	file.Close()
+	folder := path.Clean(action.Path())
+	var archive bytes.Buffer
+	err = wire.EncodeArchive(&archive, func(yield func(ports.FolderFile, error) bool) {
+		walk(files, folder, info, func(name string, err error) bool {
+			if err != nil {
+				return yield(ports.FolderFile{}, err)
+			}
+			relative := "."
+			if name != folder {
+				relative = strings.TrimPrefix(strings.TrimPrefix(inFS(name), inFS(folder)), "/")
+			}
+			return sendOne(files, name, relative, yield)
+		})
+	})
+	if err != nil {
+		return g.Reply(action.ID(), http.Header{wire.HeaderError: {wire.FileNotFound}}, nil)
+	}
+	return g.Reply(action.ID(), tarHeader, &archive)
+}
+
+func sendOne(files fs.FS, name, relative string, yield func(ports.FolderFile, error) bool) bool {
+	file, info, err := open(files, name)
+	if err != nil {
+		return yield(ports.FolderFile{Name: relative, Failure: ports.FailureOf(err)}, nil)
+	}
+	defer file.Close()
+	return yield(ports.FolderFile{Name: relative, File: sizedFile{file, info.Size()}}, nil)
+}
+
+// sizedFile is a ports.File.
+type sizedFile struct {
+	fs.File
+	size int64
+}
+
+func (f sizedFile) Size() int64 { return f.size }
 
 var errEnough = errors.New("enough")
 

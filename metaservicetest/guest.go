@@ -20,8 +20,9 @@ func (g *Guest) Options() []byte { return bytes.Clone(g.options) }
 var jsonHeader = http.Header{"Content-Type": {wire.TypeJSON}}
 
 // Hello says that this guest is one of version 2, with these features, and returns the host's. Execute
-// and Resolve say it, if nobody has, with all features; a script that wants a guest of version 1 makes
-// its requests itself, by Client. With domain.FeatureToken, this request and all that follow show the token
+// and Resolve say it, if nobody has, with all features (with domain.FeatureTar, though, only once ServeActions
+// answers: a script that answers by itself may not know that action); a script that wants a guest of version 1
+// makes its requests itself, by Client. With domain.FeatureToken, this request and all that follow show the token
 // that the host demands of its guest's tools.
 func (g *Guest) Hello(features ...domain.Feature) (domain.Features, error) {
 	g.mu.Lock()
@@ -85,7 +86,18 @@ func (g *Guest) greet() error {
 	if greeted {
 		return nil
 	}
-	_, err := g.Hello(domain.FeatureResult, domain.FeatureExec, domain.FeatureShell2, domain.FeatureToken)
+	return g.greetBySelf()
+}
+
+func (g *Guest) greetBySelf() error {
+	features := domain.Features{domain.FeatureResult, domain.FeatureExec, domain.FeatureShell2, domain.FeatureToken}
+	g.mu.Lock()
+	g.bySelf = true
+	if g.serves {
+		features = append(features, domain.FeatureTar)
+	}
+	g.mu.Unlock()
+	_, err := g.Hello(features...)
 	if errors.Is(err, &domain.Error{Code: domain.CodeNoSuchEndPoint}) {
 		return nil
 	}

@@ -94,6 +94,8 @@ type Guest struct {
 	stopped  bool
 	err      error
 	greeted  bool            // a hello was sent
+	bySelf   bool            // it was none of the script's
+	serves   bool            // ServeActions answers, and so knows all kinds
 	features domain.Features // what it and the host know
 	token    domain.Token    // that requests show
 	shell    ShellCommand

@@ -86,12 +86,14 @@ type GuestAPI interface {
 	// Pending is the action that waits for a reply with this id; it stays so. ErrUnknownAction.
 	Pending(id domain.ActionID) (domain.Action, error)
 
-	// Artifact, Folder, Killed and Refuse answer an action and use its id up. They return
+	// Artifact, Folder, Archive, Killed and Refuse answer an action and use its id up. They return
 	// ErrUnknownAction, having read nothing, where no such action waits for a reply; else an error if
 	// the reply could not be taken. The action must be of the kind that the method is for.
 	Artifact(ctx context.Context, id domain.ActionID, reply ArtifactReply) error
 	// Folder answers a list-folder.
 	Folder(ctx context.Context, id domain.ActionID, reply FolderReply) error
+	// Archive answers a get-folder.
+	Archive(ctx context.Context, id domain.ActionID, reply ArchiveReply) error
 	// Killed answers a kill-process.
 	Killed(ctx context.Context, id domain.ActionID) error
 	// Shell answers an exec-shell: connect is called once the id is used up, and completes the
@@ -155,6 +157,15 @@ type FolderReply struct {
 	Body   Body
 	Size   int64
 	Decode func(r io.Reader, add func(name string) error) (notFound bool, err error)
+}
+
+// ArchiveReply is the answer to a get-folder. Decode reads the archive off the (bounded, paced, buffered)
+// reader that it is given, to its very end and never ahead, and calls each with each entry in turn and its
+// content, of which it may leave what it likes; each's error ends it and is returned.
+type ArchiveReply struct {
+	Body   Body
+	Error  string // as in ArtifactReply
+	Decode func(r io.Reader, each func(entry domain.ArchiveEntry, content io.Reader) error) error
 }
 
 // ShellTerms are what a shell's host end is made with.

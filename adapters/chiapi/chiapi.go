@@ -321,12 +321,20 @@ func (h *handler) reply(w http.ResponseWriter, r *http.Request) {
 		return
 	case domain.KindListFolder:
 		if contentType := r.Header.Get("Content-Type"); !wire.IsJSON(contentType) {
-			err = h.api.Refuse(r.Context(), id, fmt.Errorf("%w: the content type is %s, it must be %s",
-				domain.ErrInvalidReply, domain.Quote(contentType), wire.TypeJSON))
+			err = h.api.Refuse(r.Context(), id, wrongType(contentType, wire.TypeJSON))
 			break
 		}
 		err = h.api.Folder(r.Context(), id, ports.FolderReply{
 			Body: body, Size: r.ContentLength, Decode: wire.DecodeFiles,
+		})
+	case domain.KindGetFolder:
+		failure, contentType := r.Header.Get(wire.HeaderError), r.Header.Get("Content-Type")
+		if failure == "" && !wire.IsTar(contentType) {
+			err = h.api.Refuse(r.Context(), id, wrongType(contentType, wire.TypeTar))
+			break
+		}
+		err = h.api.Archive(r.Context(), id, ports.ArchiveReply{
+			Body: body, Error: failure, Decode: wire.DecodeArchive,
 		})
 	case domain.KindKillProcess:
 		bodiless(func(_ http.ResponseWriter, r *http.Request) { err = h.api.Killed(r.Context(), id) })(w, r)
@@ -345,6 +353,10 @@ func (h *handler) taken(w http.ResponseWriter, r *http.Request, err error) {
 	if err != nil {
 		h.refuse(w, r, err)
 	}
+}
+
+func wrongType(contentType, want string) error {
+	return fmt.Errorf("%w: the content type is %s, it must be %s", domain.ErrInvalidReply, domain.Quote(contentType), want)
 }
 
 // shell takes the websocket that answers an exec-shell. A handshake that can't be one doesn't use the id

@@ -248,7 +248,7 @@ func TestHello(t *testing.T) {
 	s, h := newService(t, nil)
 	a := ask(t, h, "POST", wire.PathHello, helloWithResult, "Content-Type", "application/json")
 	a.fine(t, "hello")
-	if got := a.Body.String(); got != `{"features":["result","exec","shell2"]}` {
+	if got := a.Body.String(); got != `{"features":["result","tar","exec","shell2"]}` {
 		t.Errorf("the host offers %s", got)
 	}
 	if got := s.Features(); len(got) != 1 || got[0] != domain.FeatureResult {

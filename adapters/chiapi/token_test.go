@@ -232,7 +232,7 @@ func TestTheTokenOverTheWire(t *testing.T) {
 	ask(t, h, "PUT", wire.PathSuccess, "").refused(t, "a result before the token", domain.CodeUnauthorized)
 	a := ask(t, h, "POST", wire.PathHello, hello)
 	a.fine(t, "the hello")
-	if got := a.Body.String(); got != `{"features":["result","exec","shell2","token"]}` {
+	if got := a.Body.String(); got != `{"features":["result","tar","exec","shell2","token"]}` {
 		t.Errorf("the host offers %s", got)
 	}
 	ask(t, h, "POST", wire.PathHello, hello, "Authorization", "Bearer x").refused(t, "a hello with a wrong one", domain.CodeUnauthorized)

@@ -19,6 +19,7 @@ type ask struct {
 	action   domain.Action
 	artifact func(ctx context.Context, a *ask, reply ports.ArtifactReply) error
 	folder   func(ctx context.Context, a *ask, reply ports.FolderReply) error
+	archive  func(ctx context.Context, a *ask, reply ports.ArchiveReply) error
 	session  chan ports.ShellSession // room for one: the shell, before finish tells that it is there
 	ended    func()                  // tells of its end, once it was there
 
@@ -323,6 +324,20 @@ func (s *Service) Folder(ctx context.Context, id domain.ActionID, reply ports.Fo
 		return a.folder(ctx, a, reply)
 	})
 	if errors.Is(err, domain.ErrResourceNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Archive implements ports.GuestAPI.
+func (s *Service) Archive(ctx context.Context, id domain.ActionID, reply ports.ArchiveReply) error {
+	err := s.answer(ctx, id, func(ctx context.Context, a *ask) error {
+		if a.archive == nil {
+			return notFor(a)
+		}
+		return a.archive(ctx, a, reply)
+	})
+	if errors.Is(err, domain.ErrResourceNotFound) || errors.Is(err, domain.ErrGuestError) {
 		return nil
 	}
 	return err

@@ -49,9 +49,9 @@ const (
 // or absent. One file that fails doesn't keep the others from coming. progress may be nil; it is
 // called by one goroutine at a time and must not block.
 func (s *Service) Collect(ctx context.Context, wanted Wanted, progress func(Progress)) Collected {
-	c := &collection{service: s, result: Collected{Path: wanted.Path}, report: progress}
+	c := &collection{service: s, wanted: wanted, result: Collected{Path: wanted.Path}, report: progress}
 	c.progress = Progress{Path: wanted.Path, Expect: -1}
-	if err := c.collect(ctx, wanted); err != nil {
+	if err := c.collect(ctx); err != nil {
 		c.fail(err)
 	}
 	c.result.Err = errors.Join(c.errs...)
@@ -62,9 +62,14 @@ func (s *Service) Collect(ctx context.Context, wanted Wanted, progress func(Prog
 	return c.result
 }
 
+// collection is the taker of what goes where it is wanted.
 type collection struct {
 	service *Service
+	wanted  Wanted
 	report  func(Progress)
+	giveUp  context.CancelCauseFunc
+	file    ports.Storage // where the file goes
+	folder  ports.Folder  // where the folder's files go
 
 	mu       sync.Mutex // guards what follows
 	result   Collected
@@ -76,46 +81,68 @@ type collection struct {
 	untried  error // told beside the others, however many those are
 }
 
-func (c *collection) collect(ctx context.Context, wanted Wanted) error {
-	listing, err := c.service.List(ctx, wanted.Path)
+func (c *collection) collect(ctx context.Context) error {
+	ctx, c.giveUp = context.WithCancelCause(ctx)
+	defer c.giveUp(nil)
+	rest, err := c.service.gather(ctx, c.wanted.Path, c)
 	if err != nil {
 		c.result.Missing = errors.Is(err, domain.ErrResourceNotFound)
 		return err
 	}
-	c.result.Refused = listing.Refused
-	if listing.Refused > 0 {
-		c.fail(fmt.Errorf("%d names in the folder can't be kept: %w", listing.Refused, errors.Join(listing.Reasons...)))
+	c.result.Refused = rest.Refused
+	if rest.Refused > 0 {
+		c.fail(fmt.Errorf("%d names in the folder can't be kept: %w", rest.Refused, errors.Join(rest.Reasons...)))
 	}
-	if listing.IsFile() {
-		c.result.IsFile = true
-		storage, err := wanted.File()
-		if err != nil {
-			return err
-		}
-		c.fetch(ctx, listing.Files[0].Path, storage)
-		return nil
+	if len(rest.Files) > 0 && !c.result.IsFile {
+		c.advance(func(p *Progress) { p.Total = p.Files + len(rest.Files) })
 	}
-	folder, err := wanted.Folder()
-	if err != nil {
-		return err
+	tried := eachFile(ctx, rest.Files, func(file domain.ListedFile) { c.fetch(ctx, file) })
+	if tried < len(rest.Files) {
+		c.untried = fmt.Errorf("%d of %d files were not tried", len(rest.Files)-tried, len(rest.Files))
 	}
-	c.folder(ctx, listing.Files, folder)
 	return nil
 }
 
-// folder fetches several files at a time.
-func (c *collection) folder(ctx context.Context, files []domain.ListedFile, folder ports.Folder) {
-	c.advance(func(p *Progress) { p.Total = len(files) })
-	ctx, giveUp := context.WithCancelCause(ctx)
-	defer giveUp(nil)
-	tried := eachFile(ctx, files, func(file domain.ListedFile) {
-		c.fetch(ctx, file.Path, folder.File(file.Relative))
-		if why := c.hopeless(); why != nil {
-			giveUp(why) // those under way are told it too, whoever was first
-		}
-	})
-	if tried < len(files) {
-		c.untried = fmt.Errorf("%d of %d files were not tried", len(files)-tried, len(files))
+// begin implements taker.
+func (c *collection) begin(isFile bool) (err error) {
+	if isFile {
+		c.mu.Lock()
+		c.result.IsFile = true
+		c.mu.Unlock()
+		c.file, err = c.wanted.File()
+		return err
+	}
+	c.folder, err = c.wanted.Folder()
+	return err
+}
+
+// storage implements taker.
+func (c *collection) storage(file domain.ListedFile) ports.Storage {
+	if c.file != nil {
+		return &countedStorage{Storage: c.file, c: c}
+	}
+	return &countedStorage{Storage: c.folder.File(file.Relative), c: c}
+}
+
+// took implements taker.
+func (c *collection) took(file domain.ListedFile, size int64, content io.ReadSeekCloser) {
+	if err := content.Close(); err != nil {
+		c.failed(file, err)
+		return
+	}
+	c.mu.Lock()
+	c.inARow = 0
+	c.result.Files++
+	c.result.Bytes += size
+	c.mu.Unlock()
+	c.advance(func(p *Progress) { p.Files++ })
+}
+
+// failed implements taker.
+func (c *collection) failed(_ domain.ListedFile, err error) {
+	c.fail(err)
+	if why := c.hopeless(); why != nil {
+		c.giveUp(why) // those under way are told it too, whoever was first
 	}
 }
 
@@ -144,22 +171,15 @@ func eachFile(ctx context.Context, files []domain.ListedFile, f func(domain.List
 	return tried
 }
 
-func (c *collection) fetch(ctx context.Context, path string, storage ports.Storage) {
-	counted := &countedStorage{Storage: storage, c: c}
-	file, err := c.service.Fetch(ctx, path, counted)
-	if err == nil {
-		err = file.Close()
-	}
+// fetch brings out one file that no stream has brought.
+func (c *collection) fetch(ctx context.Context, file domain.ListedFile) {
+	counted := c.storage(file).(*countedStorage)
+	content, err := c.service.Fetch(ctx, file.Path, counted)
 	if err != nil {
-		c.fail(err)
+		c.failed(file, err)
 		return
 	}
-	c.mu.Lock()
-	c.inARow = 0
-	c.result.Files++
-	c.result.Bytes += counted.bytes
-	c.mu.Unlock()
-	c.advance(func(p *Progress) { p.Files++ })
+	c.took(file, counted.bytes, content)
 }
 
 // fail notes an error. A file that isn't there, or can't be opened, says nothing about the others.

@@ -237,44 +237,67 @@ func (r *resultSet) ExtractFolder(ctx context.Context, path string, handler port
 	}
 	ctx, unwatch := r.reach(ctx)
 	defer unwatch()
-	listing, err := r.sandbox.task.service.List(ctx, path)
-	if err != nil {
+	service, config := r.sandbox.task.service, r.sandbox.engine.config
+	x := &extraction{path: path, handler: handler, service: service, store: newFolderStorage(config.Storage, service.limits.FolderBytes)}
+	x.ctx, x.stop = context.WithCancelCause(ctx)
+	defer x.stop(nil)
+	rest, err := service.gather(x.ctx, path, x)
+	tried := 0
+	if err == nil {
+		tried = eachFile(x.ctx, rest.Files, x.fetch)
+	}
+	switch {
+	case x.broken.Load(), err == nil && tried < len(rest.Files): // else it came to its end just in time
+		return r.told(context.Cause(x.ctx))
+	case err != nil:
 		return r.told(err)
-	}
-	if listing.IsFile() {
-		return fmt.Errorf("%w: %s is a file, not a folder", domain.ErrResourceNotFound, domain.Quote(path))
-	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	storage := newFolderStorage(r.sandbox.engine.config.Storage, r.sandbox.task.service.limits.FolderBytes)
-	var done atomic.Int64
-	eachFile(ctx, listing.Files, func(file domain.ListedFile) {
-		if err := r.extract(ctx, file, storage, handler); err != nil {
-			stop(err) // the first counts
-			return
-		}
-		done.Add(1)
-	})
-	if int(done.Load()) < len(listing.Files) { // or else it came to its end just in time
-		return r.told(context.Cause(ctx))
-	}
-	if listing.Refused > 0 {
+	case rest.Refused > 0:
 		return fmt.Errorf("%w: %d names in %s can't be kept: %w", domain.ErrNonFatalInternalError,
-			listing.Refused, domain.Quote(path), errors.Join(listing.Reasons...))
+			rest.Refused, domain.Quote(path), errors.Join(rest.Reasons...))
 	}
 	return nil
 }
 
-func (r *resultSet) extract(ctx context.Context, listed domain.ListedFile, storage ports.Storage, handler ports.FileHandler) error {
-	file, err := r.sandbox.task.service.Fetch(ctx, listed.Path, storage)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if err := handler(listed.Relative, file); err != nil {
-		return fmt.Errorf("%w: %w", domain.ErrHandlerInterrupt, err)
+// extraction is the taker of a folder whose files go to a handler. The first error ends it.
+type extraction struct {
+	path    string
+	handler ports.FileHandler
+	service *Service
+	store   ports.Storage
+	ctx     context.Context
+	stop    context.CancelCauseFunc
+	broken  atomic.Bool
+}
+
+func (x *extraction) begin(isFile bool) error {
+	if isFile {
+		return fmt.Errorf("%w: %s is a file, not a folder", domain.ErrResourceNotFound, domain.Quote(x.path))
 	}
 	return nil
+}
+
+func (x *extraction) storage(domain.ListedFile) ports.Storage { return x.store }
+
+func (x *extraction) took(file domain.ListedFile, _ int64, content io.ReadSeekCloser) {
+	defer content.Close()
+	if err := x.handler(file.Relative, content); err != nil {
+		x.failed(file, fmt.Errorf("%w: %w", domain.ErrHandlerInterrupt, err))
+	}
+}
+
+func (x *extraction) failed(_ domain.ListedFile, err error) {
+	x.stop(err) // the first counts
+	x.broken.Store(true)
+}
+
+// fetch brings out one file that no stream has brought.
+func (x *extraction) fetch(file domain.ListedFile) {
+	content, err := x.service.Fetch(x.ctx, file.Path, x.store)
+	if err != nil {
+		x.failed(file, err)
+		return
+	}
+	x.took(file, 0, content)
 }
 
 // folderStorage keeps all files of one folder together within Limits.FolderBytes.

@@ -87,7 +87,7 @@ type Service struct {
 }
 
 // offered are the features of version 2 that every host offers.
-var offered = domain.Features{domain.FeatureResult, domain.FeatureExec, domain.FeatureShell2}
+var offered = domain.Features{domain.FeatureResult, domain.FeatureTar, domain.FeatureExec, domain.FeatureShell2}
 
 // ErrInvalidConfig is a Config that no service can be made of.
 var ErrInvalidConfig = errors.New("invalid configuration")
