@@ -87,6 +87,10 @@ func (c *collection) collect(ctx context.Context) error {
 	rest, err := c.service.gather(ctx, c.wanted.Path, c)
 	if err != nil {
 		c.result.Missing = errors.Is(err, domain.ErrResourceNotFound)
+		if c.folder != nil { // told beside the files' own errors, however many those are
+			c.untried = fmt.Errorf("%w\nthe rest of the folder was not tried", err)
+			return nil
+		}
 		return err
 	}
 	c.result.Refused = rest.Refused
@@ -259,6 +263,9 @@ func (s *countedStorage) Create(size int64) (ports.Upload, error) {
 	s.bytes = 0
 	return countedUpload{Upload: upload, s: s}, nil
 }
+
+// Space implements ports.StorageWithSpace.
+func (s *countedStorage) Space() (free, disk int64, err error) { return spaceIn(s.Storage) }
 
 type countedUpload struct {
 	ports.Upload

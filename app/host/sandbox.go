@@ -324,6 +324,9 @@ func (s *folderStorage) Create(size int64) (ports.Upload, error) {
 	return &folderUpload{Upload: upload, storage: s}, nil
 }
 
+// Space implements ports.StorageWithSpace.
+func (s *folderStorage) Space() (free, disk int64, err error) { return spaceIn(s.Storage) }
+
 type folderUpload struct {
 	ports.Upload
 	storage *folderStorage

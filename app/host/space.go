@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -22,6 +23,15 @@ type space struct {
 func (s *Service) spaceOf(storage ports.Storage) space {
 	teller, _ := storage.(ports.StorageWithSpace)
 	return space{s.limits, teller, s.diskFull}
+}
+
+// spaceIn is for storages that stand before another.
+func spaceIn(storage ports.Storage) (free, disk int64, err error) {
+	teller, ok := storage.(ports.StorageWithSpace)
+	if !ok {
+		return 0, 0, errors.ErrUnsupported
+	}
+	return teller.Space()
 }
 
 func (s *Service) diskFull() {

@@ -386,6 +386,8 @@ func files(s *host.Service, content map[string]string) func(t *testing.T) {
 					reply.Error = "file-not-found"
 				}
 				s.Artifact(t.Context(), a.ID(), reply)
+			case domain.KindGetFolder:
+				s.Archive(t.Context(), a.ID(), archiveOf(a.Path(), content))
 			}
 		}
 	}
@@ -429,16 +431,18 @@ func TestCollect(t *testing.T) {
 			want: host.Collected{Files: 1, Bytes: 1, Refused: 1}, is: []error{domain.ErrRefusedName}, words: []string{"1 names"},
 		},
 		{name: "all vanished", path: "/gone", content: gone, is: []error{domain.ErrResourceNotFound}, words: []string{"and 92 more"}},
-		{name: "hopeless", path: "/solid", full: true, content: solid, is: []error{domain.ErrStorage}, words: []string{"were not tried"}},
+		{name: "hopeless", path: "/solid", full: true, content: solid, is: []error{domain.ErrStorage}, words: []string{"not tried"}},
 		{
 			name: "over the limit on folders", path: "/many", limit: 100, content: many,
-			is: []error{domain.ErrNonFatalInternalError}, words: []string{"100 bytes", "FolderBytes", "were not tried"},
+			is: []error{domain.ErrNonFatalInternalError}, words: []string{"100 bytes", "FolderBytes", "not tried"},
 		},
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
+	for i := range 2 * len(tests) {
+		test, features := tests[i/2], []domain.Features{nil, {domain.FeatureTar}}[i%2]
+		t.Run(fmt.Sprint(test.name, features), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newService(t, func(c *host.Config) { c.Limits.FolderBytes = test.limit })
+				greet(t, s, features...)
 				for range 4 {
 					go files(s, test.content)(t)
 				}
