@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// answerTimeout is how long a guest may take to take an answer on a connection that is detached.
-	answerTimeout = 30 * time.Second
+	// answerTimeout is how long a guest may take to take an answer off a connection that is detached.
+	answerTimeout = 40 * time.Second
 	// lingerTime and lingerBytes are how long, and for how many bytes of what the guest still sends, a
 	// connection outlives its last answer, which a reset would take from the guest otherwise: RFC 9112,
 	// section 9.6.
