@@ -11,7 +11,7 @@ import (
 // GuestAPI is what a guest may ask of its host. app/host implements it, and the HTTP API calls it: a
 // driving port. Everything that comes in through it is a hostile guest's.
 //
-// The HTTP API asks Enter, and then Admit, AdmitLog or AdmitHello, before anything else of a request is looked at.
+// The HTTP API asks Enter or EnterLog, and then Admit, AdmitLog or AdmitHello, before anything else of a request is looked at.
 //
 // ctx is the request's: it ends when the guest hangs up. Every method is safe for concurrent use.
 // The errors are those of domain (ErrConflict, ErrUnknownAction, ErrInvalidReply and so on); anything

@@ -16,7 +16,7 @@ func LimitRows() []domain.LimitRow {
 		{Area: area, Name: "header bytes", Default: domain.LimitBytes(HeaderBytes),
 			Of: "a request's headers (net/http reads 4 KiB more)", AtLimit: "431, and the connection is closed", Change: "fixed: ours have less than 1 KiB"},
 		{Area: area, Name: "header time", Default: domain.LimitTime(HeaderTimeout),
-			Of: "for a request's headers to come", AtLimit: "the connection is closed", Change: "fixed: below what any guest waits"},
+			Of: "for a request's headers to come; " + domain.LimitTime(CrowdedHeaderTimeout) + " where another connection waits for room", AtLimit: "the connection is closed", Change: "fixed: below what any guest waits"},
 		{Area: area, Name: "idle time", Default: domain.LimitTime(IdleTimeout),
 			Of: "a connection between requests", AtLimit: "the connection is closed", Change: "fixed: guests close theirs after 60 s, so that no request runs into it"},
 		{Area: area, Name: "names", Default: "addresses, and names without a dot",

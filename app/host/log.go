@@ -165,13 +165,7 @@ func (s *Service) Resolve(_ context.Context, result domain.Result) error {
 }
 
 // endTask ends what serves the task alone; s.mu must be held.
-func (s *Service) endTask() {
-	select {
-	case <-s.over:
-	default:
-		close(s.over)
-	}
-}
+func (s *Service) endTask() { shut(s.over) }
 
 // settle waits for the log to end, and then tells the outcome, once. It runs on its own goroutine:
 // the guest has its answer at once, whatever the callback does.

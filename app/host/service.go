@@ -249,23 +249,26 @@ func (s *Service) spawn(f func()) {
 func (s *Service) request(poll bool) (end func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	select {
-	case <-s.called:
-	default:
-		close(s.called)
-	}
+	shut(s.called)
 	if poll {
-		select {
-		case <-s.polled:
-		default:
-			close(s.polled)
-		}
+		shut(s.polled)
 	}
 	s.presence.Begin(poll, time.Now())
 	if s.silence != nil {
 		s.silence.Stop()
 	}
 	return s.requestEnded
+}
+
+// shut closes a channel that nothing is sent to, once; whatever guards it must be held.
+func shut(c chan struct{}) (first bool) {
+	select {
+	case <-c:
+		return false
+	default:
+		close(c)
+		return true
+	}
 }
 
 func (s *Service) requestEnded() {
@@ -307,10 +310,7 @@ func (s *Service) checkLost() {
 	if s.isClosed || !s.presence.Lost(time.Now()) {
 		return
 	}
-	select {
-	case <-s.lost:
-	default:
-		close(s.lost)
+	if shut(s.lost) {
 		s.log.Warn("guest lost: it has polled before, and now neither polls nor has a request open", "silence", s.limits.Silence)
 	}
 }

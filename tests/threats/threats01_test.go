@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hexworker/metaservice"
+	"github.com/hexworker/metaservice/adapters/httpserver"
 	"github.com/hexworker/metaservice/domain"
 )
 
@@ -161,7 +162,8 @@ func slowHeaders(r *raid) error {
 	}
 }
 
-// Threat 2. Headers that never end held a connection for as long as the guest liked: 5 s are all they get.
+// Threat 2. Headers that never end held a connection for as long as the guest liked: 5 s are all they get, and a
+// second where another connection waits for their place.
 func TestThreat02SlowHeaders(t *testing.T) {
 	t.Parallel()
 	const connections = 16
@@ -169,18 +171,29 @@ func TestThreat02SlowHeaders(t *testing.T) {
 	before := h.usage(t)
 	a := attack(t, h, "slow headers", map[string]string{"connections": fmt.Sprint(connections)})
 	// What asks properly is served meanwhile.
+	begun := time.Now()
 	b := attack(t, h, "one ping", nil)
 	if tally := b.wait(t); tally.Counts["status"] != http.StatusOK {
 		t.Errorf("a ping beside it got %d", tally.Counts["status"])
 	}
+	if took := time.Since(begun); took > httpserver.CrowdedHeaderTimeout+slack {
+		t.Errorf("a ping beside it waited for %s", took)
+	}
 	tally := a.wait(t)
 	var longest time.Duration
+	gaveWay := 0
 	for n := range connections {
 		held := tally.Times[fmt.Sprint(n)]
 		longest = max(longest, held)
-		if held < 4*time.Second || held > 5*time.Second+slack {
+		switch {
+		case held < httpserver.CrowdedHeaderTimeout, held > httpserver.HeaderTimeout+slack:
 			t.Errorf("connection %d was held for %s", n, held)
+		case held < httpserver.HeaderTimeout-time.Second:
+			gaveWay++
 		}
+	}
+	if gaveWay > 1 {
+		t.Errorf("%d connections gave way to the ping", gaveWay)
 	}
 	eventually(t, "all of it is closed", func() error {
 		if now := h.usage(t); now.Open > before.Open || now.FDs > before.FDs {
