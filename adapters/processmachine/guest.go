@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -155,7 +156,7 @@ func (g *guest) death(report domain.Report) error {
 // LastWords implements ports.GuestWithWords.
 func (g *guest) LastWords() string {
 	if said := g.words.String(); said != "" {
-		return "their last words: " + quoteAll(said)
+		return "their last words: " + strconv.Quote(said)
 	}
 	return "they said nothing"
 }
@@ -179,7 +180,7 @@ func (g *guest) askToEnd() time.Duration {
 func (g *guest) kill(grace time.Duration) error {
 	survivors, err := g.process.Kill(g.hurried, grace)
 	for _, s := range survivors {
-		err = errors.Join(err, fmt.Errorf("process %d (%s) could not be killed", s.PID, quoteAll(s.Command)))
+		err = errors.Join(err, fmt.Errorf("process %d (%s) could not be killed", s.PID, domain.Quote(s.Command)))
 	}
 	return err
 }

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hexworker/metaservice/domain"
@@ -243,15 +242,4 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		return nil, errors.Join(fmt.Errorf("the guest's socket can't be closed to others: %w", err), listener.Close())
 	}
 	return listener, nil
-}
-
-// quoteAll is domain.Quote for a text of any length.
-func quoteAll(text string) string {
-	const piece = 512 // less than domain.Quote cuts at
-	var all strings.Builder
-	for part := range slices.Chunk([]byte(text), piece) {
-		quoted := domain.Quote(string(part))
-		all.WriteString(quoted[1 : len(quoted)-1])
-	}
-	return `"` + all.String() + `"`
 }

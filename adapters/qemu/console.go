@@ -2,11 +2,8 @@ package qemu
 
 import (
 	"io"
-	"slices"
 	"strings"
 	"sync"
-
-	"github.com/hexworker/metaservice/domain"
 )
 
 // maxWords is how much of what was said is kept for errors.
@@ -82,15 +79,4 @@ func cause(console string) string {
 		}
 	}
 	return "the guest's machine ended"
-}
-
-// quoteAll is domain.Quote for a text of any length.
-func quoteAll(text string) string {
-	const piece = 512 // less than domain.Quote cuts at
-	var all strings.Builder
-	for part := range slices.Chunk([]byte(text), piece) {
-		quoted := domain.Quote(string(part))
-		all.WriteString(quoted[1 : len(quoted)-1])
-	}
-	return `"` + all.String() + `"`
 }

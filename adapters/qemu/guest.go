@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -246,14 +247,14 @@ func (g *guest) death() error {
 	return fmt.Errorf("%s (QEMU: %s); %s", cause(g.console.String()), g.process.state(), g.says())
 }
 
-// says are the last words of QEMU, and of the guest's console.
+// says are the last words of QEMU, and of the guest's console, each of which is maxWords at most.
 func (g *guest) says() string {
 	says := "its console stayed silent"
 	if console := g.console.String(); console != "" {
-		says = "the last lines of its console: " + quoteAll(console)
+		says = "the last lines of its console: " + strconv.Quote(console)
 	}
 	if said := g.stderr.String(); said != "" {
-		says = "QEMU says " + quoteAll(said) + "; " + says
+		says = "QEMU says " + strconv.Quote(said) + "; " + says
 	}
 	return says
 }

@@ -55,6 +55,7 @@ func TestDeath(t *testing.T) {
 		"panic":     {`echo 'Kernel panic - not syncing: sysrq triggered crash'; echo 'reboot: Restarting system'`, []string{"the guest's kernel panicked", "sysrq"}},
 		"memory":    {`echo 'Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled'`, []string{"the guest ran out of memory"}},
 		"escapes":   {`printf 'a\033[31mred'; echo words >&2; exit 3`, []string{`the guest's machine ended (QEMU: exit status 3); QEMU says "words"`, `"a\x1b[31mred"`}},
+		"runes":     {`printf '%0511d'; printf 'é'`, []string{`0é"`}}, // which were once cut into pieces of 512 bytes
 		"silence":   {`exit 1`, []string{"exit status 1", "its console stayed silent"}},
 		"a signal":  {`kill -SEGV $$`, []string{"signal: segmentation fault"}},
 		"much":      {`i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done`, []string{`console: "line 1`, `\nline 1999"`}},
