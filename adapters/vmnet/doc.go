@@ -7,9 +7,10 @@
 // limit 1, so that they reach the guest and nothing that the guest would route them to.
 //
 // An isolated guest reaches the metadata address and nothing else. One with NAT reaches what the host
-// reaches, through the host's sockets, but never the host itself: its loopback, its link-local networks and
-// its own addresses are refused, and on Linux whatever else the kernel would lead to the host. The host's
-// resolver answers its questions, which is a way out for whoever has something to tell.
+// reaches, through the host's sockets, but never the host itself: its loopback, its link-local networks,
+// its own addresses and the services that tell it its keys in a cloud are refused, and on Linux whatever else the
+// kernel would lead to the host. The host's resolver answers its questions, which is a way out for whoever has
+// something to tell.
 //
 // ARP and DHCP are answered by the network. All that a guest can make it hold is bounded: frames, queues,
 // connections, those that close slowly, and what is forwarded.

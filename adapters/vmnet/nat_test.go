@@ -204,6 +204,7 @@ func TestForbidden(t *testing.T) {
 		"::1": true, "::": true, "fe80::1": true, "::ffff:127.0.0.1": true, "::ffff:10.0.0.1": true, "64:ff9b::7f00:1": true, "2001:db8::1": true,
 		"0.0.0.0": true, "0.255.255.255": true, "1.0.0.0": false, "126.255.255.255": false, "127.0.0.0": true, "127.255.255.255": true,
 		"128.0.0.0": false, "169.253.255.255": false, "169.254.0.0": true, "169.254.255.255": true, "169.255.0.0": false,
+		"168.63.129.16": true, "168.63.129.15": false, "100.100.100.200": true, "100.100.100.201": false,
 		"223.255.255.255": false, "224.0.0.0": true, "255.255.255.255": true, "10.0.0.1": false, "192.168.0.1": false,
 	} {
 		if got := vmnet.Forbidden(netip.MustParseAddr(address)); got != want {

@@ -4,8 +4,16 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 )
+
+// confidants are services of clouds that aren't link-local, as others are: they tell a host its keys and take whoever
+// calls from it for the host.
+var confidants = []netip.Addr{
+	netip.AddrFrom4([4]byte{168, 63, 129, 16}),   // Azure
+	netip.AddrFrom4([4]byte{100, 100, 100, 200}), // Alibaba Cloud
+}
 
 // forbidden tells whether no guest may reach an address, whatever host it is on. What isn't IPv4 could only be
 // another way to write one that is.
@@ -14,7 +22,7 @@ func forbidden(a netip.Addr) bool {
 		return true
 	}
 	first := a.As4()[0]
-	return a.IsLoopback() || a.IsLinkLocalUnicast() || first == 0 || first >= 224 // multicast, reserved, broadcast
+	return slices.Contains(confidants, a) || a.IsLoopback() || a.IsLinkLocalUnicast() || first == 0 || first >= 224 // multicast, reserved, broadcast
 }
 
 // ownAge is for how long the host's addresses are taken for what they were: to list them costs far more than

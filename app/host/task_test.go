@@ -174,7 +174,7 @@ func TestATaskEndsOnce(t *testing.T) {
 				j.BootTimeout = time.Minute
 				j.Machine.(*machine).says = "the last lines of its console: no such disk"
 			},
-			status: domain.StatusMachineDied, took: time.Minute, words: []string{"1m0s", "no such disk"},
+			status: domain.StatusMachineDied, took: time.Minute, words: []string{"1m0s", "address? the last lines of its console: no such disk"},
 		},
 		{
 			name: "the guest falls silent",

@@ -76,7 +76,7 @@ func (t *Task) uncalled() error {
 	}
 	says := ""
 	if g, ok := t.guest.(ports.GuestWithWords); ok && g.LastWords() != "" {
-		says = "; " + g.LastWords()
+		says = " " + g.LastWords()
 	}
 	return fmt.Errorf("the guest did not call its host within %s: are guest-tools running in it, and do they reach the metadata address?%s", t.boot, says)
 }
