@@ -256,15 +256,61 @@ func hostileFolder(r *raid) error {
 	}
 }
 
-// Threat 9. kubectl cp and docker cp wrote through links. There is no format of archives in the protocol yet
-// (the feature tar is nobody's): a folder is a list of names and a file for each of them, and every write
-// goes through os.Root.
+// Threat 9. kubectl cp and docker cp wrote through links. A folder comes as a list of names and a file for each,
+// or as one archive: a name is kept or refused by the same rules, of an archive there are regular files alone,
+// and every write goes through os.Root.
 func TestThreat09FolderExtraction(t *testing.T) {
 	t.Parallel()
-	if len(hostileNames) < 20 {
-		t.Errorf("the corpus has %d lists", len(hostileNames))
+	if len(hostileNames) < 20 || len(hostileTars("")) < 20 {
+		t.Errorf("the corpus has %d lists and %d archives", len(hostileNames), len(hostileTars("")))
 	}
-	h := startHost(t, HostSpec{Limits: metaservice.Limits{Tries: 1}})
+	t.Run("lists", func(t *testing.T) {
+		e := newExtractor(t, "hostile folder")
+		files, refused := 0, 0
+		for _, list := range slices.Sorted(maps.Keys(hostileNames)) {
+			c := e.extract(t, "/folders/"+list, list == "names of our own")
+			files, refused = files+c.Files, refused+c.Refused
+			if len(hostileNames[list]) > c.Files && !c.failed() {
+				t.Errorf("%s: %d of %d names came, and nobody is told", list, c.Files, len(hostileNames[list]))
+			}
+		}
+		e.attacker.stop(t)
+		t.Logf("of %d lists %d files came, %d names were refused, and the rest could not be written", len(hostileNames), files, refused)
+		if files < 10 || refused < 10 {
+			t.Errorf("%d files came, %d names were refused: the corpus has lost its way", files, refused)
+		}
+	})
+	t.Run("archives", func(t *testing.T) {
+		e := newExtractor(t, "hostile archives")
+		e.attacker.hears(t, "hello")
+		tars := hostileTars(e.outside)
+		for _, name := range slices.Sorted(maps.Keys(tars)) {
+			archive := tars[name]
+			c := e.extract(t, "/archives/"+name, name == "names of our own")
+			if c.Files != archive.files || c.failed() == archive.sound {
+				t.Errorf("%s: %d files came, not %d: %q", name, c.Files, archive.files, c.Text)
+			}
+			if strings.ContainsAny(c.Text, "\x00\x1b") {
+				t.Errorf("%s: the error shows the guest's bytes: %q", name, c.Text)
+			}
+		}
+		if tally := e.attacker.stop(t); tally.Counts["archives"] != int64(len(tars)) {
+			t.Errorf("of %d archives %d were asked for", len(tars), tally.Counts["archives"])
+		}
+	})
+}
+
+// extractor brings hostile folders out into a folder with planted links.
+type extractor struct {
+	host            *host
+	attacker        *attacker
+	target, outside string
+	before          map[string]string // what is outside
+}
+
+func newExtractor(t *testing.T, attacker string) *extractor {
+	t.Helper()
+	h := startHost(t, HostSpec{Limits: metaservice.Limits{Tries: 1, ListEntries: archiveEntries, ListBytes: 4 << 20}})
 	var at CollectAt
 	h.call(t, "Collector", struct{}{}, &at)
 	top := filepath.Join(h.folder, "top")
@@ -272,49 +318,44 @@ func TestThreat09FolderExtraction(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(outside, 0o777), os.WriteFile(filepath.Join(outside, "precious"), []byte("precious"), 0o666)); err != nil {
 		t.Fatal(err)
 	}
-	a := attack(t, h, "hostile folder", map[string]string{"address": at.Address, "outside": outside})
-	before := tree(t, h.folder, "")
-	files, refused := 0, 0
-	for _, list := range slices.Sorted(maps.Keys(hostileNames)) {
-		target := filepath.Join(top, "target")
-		if err := plant(target, outside); err != nil {
-			t.Fatal(err)
-		}
-		planted := tree(t, target, "")
-		c := within(t, time.Minute, list, begin[Collected](t, h, "Collect", Collect{Path: "/folders/" + list, Target: target}))
-		files, refused = files+c.Files, refused+c.Refused
-		if len(hostileNames[list]) > c.Files && !c.failed() {
-			t.Errorf("%s: %d of %d names came, and nobody is told", list, c.Files, len(hostileNames[list]))
-		}
-		// Outside nothing may have changed, and inside only files may have come that are the guest's.
-		if now := tree(t, h.folder, target); !maps.Equal(now, before) {
-			t.Errorf("%s: outside are %q, and not %q", list, now, before)
-		}
-		came := 0
-		for name, what := range tree(t, target, "") {
-			switch {
-			case planted[name] == what:
-			case what == "folder":
-			case what == "file hostile" && strings.HasPrefix(filepath.Base(name), ".metaservice-") && list != "names of our own":
-				t.Errorf("%s: left is %q", list, name)
-			case what == "file hostile":
-				came++
-			default:
-				t.Errorf("%s: %q is %q", list, name, what)
-			}
-		}
-		if came != c.Files {
-			t.Errorf("%s: %d files came, and the host tells of %d", list, came, c.Files)
-		}
-		if err := os.RemoveAll(target); err != nil {
-			t.Fatal(err)
+	a := attack(t, h, attacker, map[string]string{"address": at.Address, "outside": outside})
+	return &extractor{h, a, filepath.Join(top, "target"), outside, tree(t, h.folder, "")}
+}
+
+// extract brings one folder out. Outside nothing may have changed, and inside only files may have come that are
+// the guest's, whole.
+func (e *extractor) extract(t *testing.T, path string, ours bool) Collected {
+	t.Helper()
+	if err := plant(e.target, e.outside); err != nil {
+		t.Fatal(err)
+	}
+	planted := tree(t, e.target, "")
+	c := within(t, time.Minute, path, begin[Collected](t, e.host, "Collect", Collect{Path: path, Target: e.target}))
+	if now := tree(t, e.host.folder, e.target); !maps.Equal(now, e.before) {
+		t.Errorf("%s: outside are %q, and not %q", path, now, e.before)
+	}
+	came := 0
+	for name, what := range tree(t, e.target, "") {
+		switch {
+		case planted[name] == what:
+		case what == "folder":
+		case strings.HasPrefix(filepath.Base(name), ".metaservice-") && !ours:
+			t.Errorf("%s: left is %q", path, name)
+		case what == "file hostile", what == "file hos" && strings.HasSuffix(path, "another size in records"):
+			came++
+		case what == "file " && strings.HasSuffix(path, "empty entries without end"):
+			came++
+		default:
+			t.Errorf("%s: %q is %q", path, name, what)
 		}
 	}
-	a.stop(t)
-	t.Logf("of %d lists %d files came, %d names were refused, and the rest could not be written", len(hostileNames), files, refused)
-	if files < 10 || refused < 10 {
-		t.Errorf("%d files came, %d names were refused: the corpus has lost its way", files, refused)
+	if came != c.Files {
+		t.Errorf("%s: %d files came, and the host tells of %d", path, came, c.Files)
 	}
+	if err := os.RemoveAll(e.target); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // tree tells of all that is below a folder what it is, without what is below another folder and the host's log.
