@@ -10,8 +10,8 @@ import (
 type Limits struct {
 	ArtifactBytes int64 // of one artifact; default 64 GiB
 	FolderBytes   int64 // of all files of one folder that is brought out; default 256 GiB
-	ListEntries   int64 // names in one folder's list; default 1,000,000
-	ListBytes     int64 // of one folder's list on the wire; default 256 MiB
+	ListEntries   int64 // names in one folder's list, or entries of its archive; default 1,000,000
+	ListBytes     int64 // of one folder's list on the wire, or what its archive has beside content; default 256 MiB
 	LogBytes      int64 // of a task's log; default 1 GiB. What comes after is dropped, and told in the result
 
 	// Stall is for how long a body may bring less than Floor; default 30 s. It doesn't bind logs,
