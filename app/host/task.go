@@ -92,7 +92,7 @@ func start(ctx context.Context, job Job, life domain.Life) (*Task, error) {
 func (j Job) boot(ctx context.Context, options ports.BootOptions) (ports.Guest, error) {
 	if j.BootTimeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, j.BootTimeout, fmt.Errorf("it took longer than %s", j.BootTimeout))
+		ctx, cancel = context.WithTimeoutCause(ctx, j.BootTimeout, fmt.Errorf("it took longer than its BootTimeout of %s", j.BootTimeout))
 		defer cancel()
 	}
 	return j.Machine.Boot(ctx, options)

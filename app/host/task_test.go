@@ -498,7 +498,7 @@ func TestBootTimeoutBoundsTheMachinesStart(t *testing.T) {
 		j.Machine, j.BootTimeout = lookingMachine{}, time.Minute
 		start := time.Now()
 		_, err := host.Start(context.Background(), j)
-		wantError(t, err, nil, "the machine did not start: looking at a disk: it took longer than 1m0s")
+		wantError(t, err, nil, "the machine did not start: looking at a disk: it took longer than its BootTimeout of 1m0s")
 		if took := time.Since(start); took != time.Minute {
 			t.Errorf("it took %s", took)
 		}

@@ -18,7 +18,7 @@ type setting struct {
 	out, say *outlet      // standard output and error
 	signals  *interrupts
 	verbose  io.Writer     // standard error if the run is to be verbose; else nil
-	boot     time.Duration // for the guest's first request; 0 is without limit. The machine's maker sets it
+	boot     time.Duration // for the machine to start, and then for its guest to call; 0 is without limit. The machine's maker sets it
 }
 
 func newSetting(to streams, verbose bool) *setting {
