@@ -30,10 +30,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // world is a host with the limits that it has by default, and a guest's client of it.
 type world struct {
 	*metaservice.MetaService
-	client *hostclient.Client
-	dials  atomic.Int64
-	said   *text // in the host's log, as warnings
-	sink   *text
+	client  *hostclient.Client
+	address string
+	floods  bool // there is somebody else in the guest, who meets the limits
+	dials   atomic.Int64
+	said    *text // in the host's log, as warnings
+	sink    *text
 }
 
 type text struct {
@@ -67,6 +69,7 @@ func newWorld(t *testing.T, options ...metaservice.Option) *world {
 		t.Fatal(err)
 	}
 	address := listener.Addr().String()
+	w.address = address
 	w.client, err = hostclient.New(address, hostclient.Options{Dial: func(ctx context.Context) (net.Conn, error) {
 		w.dials.Add(1)
 		return new(net.Dialer).DialContext(ctx, "tcp", address)
@@ -84,7 +87,7 @@ func newWorld(t *testing.T, options ...metaservice.Option) *world {
 			t.Error(err)
 		}
 		w.client.Close()
-		if said := w.said.String(); said != "" {
+		if said := w.said.String(); said != "" && !w.floods {
 			t.Errorf("a guest that did what it was asked for has met a limit:\n%s", said)
 		}
 	})
@@ -102,6 +105,9 @@ func (w *world) guest(t *testing.T, answer func(context.Context, domain.Action) 
 		running.Go(func() {
 			for ctx.Err() == nil {
 				action, err := w.client.Poll(ctx)
+				if w.floods && errors.Is(err, &domain.Error{Code: domain.CodeTooManyRequests}) {
+					continue // it was held for a second
+				}
 				if err != nil {
 					if ctx.Err() == nil {
 						t.Errorf("a poll: %v", err)
