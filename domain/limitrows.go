@@ -71,7 +71,7 @@ func LimitRows() []LimitRow {
 		{AreaFiles, "ArtifactBytes", LimitBytes(d.ArtifactBytes), "one file", refused, ""},
 		{AreaFiles, "FolderBytes", LimitBytes(d.FolderBytes), "all files of one folder that is brought out", "the rest of the folder isn't fetched, and the caller's error names it", ""},
 		{AreaFiles, "ListEntries", LimitCount(d.ListEntries), "names in one folder's list, or entries of its archive", refused, ""},
-		{AreaFiles, "ListBytes", LimitBytes(d.ListBytes), "one folder's list on the wire; of an archive, its names, and what it has beside its content and 2 KiB for each entry", refused, ""},
+		{AreaFiles, "ListBytes", LimitBytes(d.ListBytes), "one folder's list on the wire; of an archive, its names, its folders, and what it has beside content and 2 KiB for each other entry", refused, ""},
 		{AreaFiles, "DiskFree", LimitBytes(d.DiskFree), "what stays free of the disk that artifacts are kept on, or a twentieth of it where that is less; looked at before each file and every 16 MiB; not on Windows",
 			"500; the caller's error tells what is free, and there is no second try; in the log", ""},
 		{AreaLog, "LogBytes", LimitBytes(d.LogBytes), "a task's log", "the rest is read slowly and dropped; how much, the outcome and the host's log tell", ""},

@@ -70,14 +70,14 @@ type arrival struct {
 
 // entry takes one entry of the archive.
 func (r *arrival) entry(entry domain.ArchiveEntry, content io.Reader) error {
+	if entry.Folder { // no name, and as much of what isn't content as it takes
+		return nil
+	}
 	limits := r.service.limits
 	if r.entries++; r.entries > limits.ListEntries {
 		return &domain.LimitError{Limit: "ListEntries", Max: limits.ListEntries, Unit: "names"}
 	}
 	r.beside.left += entryRoom
-	if entry.Folder {
-		return nil
-	}
 	file, kept, err := r.take(entry)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -500,6 +501,14 @@ func repeated(entry []byte) iter.Seq[[]byte] {
 	}
 }
 
+func folderEntry() []byte {
+	var buf bytes.Buffer
+	if err := tar.NewWriter(&buf).WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "./"}); err != nil {
+		panic(err)
+	}
+	return buf.Bytes()
+}
+
 // endlessly sends what a sequence yields, until nobody reads it any more.
 type endlessly struct {
 	next func() ([]byte, bool)
@@ -540,6 +549,7 @@ func TestTheLimitsOnArchives(t *testing.T) {
 		"the same file":         {repeated(entry("a", "")), "ListEntries", 2 << 20},
 		"names that can't be":   {repeated(entry("../a", "")), "ListEntries", 2 << 20},
 		"failures":              {each(func(i int) []byte { return entry(fmt.Sprint(i), "gone") }), "ListEntries", 4 << 20},
+		"folders":               {repeated(folderEntry()), "ListBytes", 1 << 20},
 		"headers of nothing":    {repeated(long), "ListBytes", 1 << 20},
 		"long names":            {each(func(i int) []byte { return entry(fmt.Sprint(i, strings.Repeat("n/", 1900), "n"), "") }), "ListBytes", 1 << 20},
 		"content":               {each(func(i int) []byte { return entry(fmt.Sprint(i), strings.Repeat("x", 100_000)) }), "FolderBytes", 3 << 20},
