@@ -42,12 +42,24 @@ func (m *meter) show(p host.Progress) {
 	if m.bar == nil || p.Total > 0 && !m.files {
 		m.start(p)
 	}
+	m.bar.Describe(m.label(p))
 	if m.files {
-		m.bar.Describe(m.name + ", " + amountOf(p.Bytes))
 		m.bar.Set(p.Files)
 		return
 	}
 	m.bar.Set64(p.Bytes)
+}
+
+// label is the name, and what the bar doesn't count: bytes where it counts files, and files of a folder that
+// comes in one stream, of which nobody knows how many there are.
+func (m *meter) label(p host.Progress) string {
+	switch {
+	case m.files:
+		return m.name + ", " + amountOf(p.Bytes)
+	case p.Files > 0 && p.Expect < 0:
+		return m.name + ", " + filesOf(p.Files)
+	}
+	return m.name
 }
 
 func (m *meter) start(p host.Progress) {
@@ -79,10 +91,14 @@ func (m *meter) end() {
 
 // amount says how much was fetched.
 func amount(files int, bytes int64) string {
-	if files == 1 {
-		return "1 file, " + amountOf(bytes)
+	return filesOf(files) + ", " + amountOf(bytes)
+}
+
+func filesOf(n int) string {
+	if n == 1 {
+		return "1 file"
 	}
-	return fmt.Sprintf("%d files, %s", files, amountOf(bytes))
+	return fmt.Sprintf("%d files", n)
 }
 
 func amountOf(bytes int64) string { return humanize.IBytes(uint64(max(bytes, 0))) }
