@@ -261,7 +261,7 @@ const doorLine = 80
 
 // Threats 16 and 27. A task could hold all connections that a guest may have beside those that its host asked for, so
 // that the tools, which have the token, waited outside.
-func TestThreat27ATaskThatHoldsTheDoor(t *testing.T) {
+func TestATaskThatHoldsTheDoor(t *testing.T) {
 	t.Parallel()
 	h := startHost(t, HostSpec{})
 	guest := h.add(t, AddGuest{Token: metaservice.TokenRequired})
