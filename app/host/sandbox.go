@@ -23,10 +23,12 @@ type Sandbox struct {
 	disposed chan struct{} // closed by dispose
 	released chan struct{} // closed when nothing of it is left, and relErr is set
 	relErr   error
+
+	releasing sync.Once
+	unwatch   func() bool // lets go of the engine
 }
 
-// newSandbox takes a started task over. One goroutine sees to it that it is released, once, whatever
-// ends it.
+// newSandbox takes a started task over, and sees to it that it is released, once, whatever ends it.
 func newSandbox(e *Engine, task *Task) *Sandbox {
 	s := &Sandbox{
 		engine:   e,
@@ -39,28 +41,40 @@ func newSandbox(e *Engine, task *Task) *Sandbox {
 		if task.dispose() {
 			close(s.disposed)
 		}
+		s.settle()
 	}
+	s.unwatch = context.AfterFunc(e.closing, func() {
+		_ = task.Abort() // too late is fine
+		s.settle()
+	})
 	e.keep(s)
-	go s.release() // ends when nothing of the sandbox is left; Engine.Dispose waits for it
+	task.afterDone(s.settle)
 	return s
 }
 
-// release waits until nobody needs the guest any more, and ends it.
+// settle has the sandbox released, once its task has ended and nobody needs the guest any more. Most sandboxes only
+// wait: no goroutine does so for them.
+func (s *Sandbox) settle() {
+	select {
+	case <-s.task.Done():
+	default:
+		return
+	}
+	if s.hasGuest() && s.engine.closing.Err() == nil {
+		select {
+		case <-s.disposed:
+		default:
+			return
+		}
+	}
+	s.releasing.Do(func() { go s.release() }) // ends when nothing of the sandbox is left; Engine.Dispose waits for it
+}
+
+// release ends the guest.
 func (s *Sandbox) release() {
 	defer s.engine.running.Done()
 	defer close(s.released)
-	select {
-	case <-s.task.Done():
-	case <-s.engine.closing.Done():
-		_ = s.task.Abort() // too late is fine
-		<-s.task.Done()
-	}
-	if s.hasGuest() {
-		select {
-		case <-s.disposed:
-		case <-s.engine.closing.Done():
-		}
-	}
+	defer s.unwatch()
 	s.dispose() // whoever asks the guest for files is told so, before that fails in odd ways
 	ctx, cancel := context.WithTimeout(s.stop, s.engine.config.StopTimeout)
 	defer cancel()

@@ -42,8 +42,9 @@ type Task struct {
 	done    chan struct{}
 	outcome domain.Outcome // before done is closed it is the watcher's
 
-	mu   sync.Mutex // guards life
-	life domain.Life
+	mu    sync.Mutex // guards what follows
+	life  domain.Life
+	after func() // to be called when done is closed; nil is nothing
 }
 
 // Start boots the machine and watches over the task. ctx bounds the start alone. After an error
@@ -82,10 +83,29 @@ func start(ctx context.Context, job Job, life domain.Life) (*Task, error) {
 	}
 	t.life.Happen(domain.EventStarted)
 	go func() { // ends with the outcome; Close waits for it
-		defer close(t.done)
 		t.outcome = t.watch()
+		t.mu.Lock()
+		close(t.done)
+		after := t.after
+		t.mu.Unlock()
+		if after != nil {
+			after()
+		}
 	}()
 	return t, nil
+}
+
+// afterDone has f called when the task has ended, which may be now. It is called once in a task's life, and f doesn't
+// block.
+func (t *Task) afterDone(f func()) {
+	t.mu.Lock()
+	select {
+	case <-t.done:
+		defer f()
+	default:
+		t.after = f
+	}
+	t.mu.Unlock()
 }
 
 // boot has the machine boot, in its time: it may have disks to look at first.
