@@ -113,14 +113,19 @@ func (h *handler) refuseMethod(w http.ResponseWriter, r *http.Request, allowed .
 // refuse answers with an error. What the guest still has to send is not waited for: it may never come.
 // net/http reads up to 256 KiB of it, so that a client which sends before it reads gets its answer.
 func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	h.refuseRest(w, r.Pattern, r.ContentLength != 0, err)
+}
+
+// refuseRest is refuse for a request of which more may come.
+func (h *handler) refuseRest(w http.ResponseWriter, endpoint string, more bool, err error) {
 	refusal := wire.Refusal(err)
-	if r.ContentLength != 0 {
+	if more {
 		w.Header().Set("Connection", "close")
 		limitBody(w, refusedBody)
 	}
 	if refusal.Code == domain.CodeInternalError {
 		// The app tells whoever can act on it; a guest could repeat this without end.
-		h.log.Debug("a guest's request failed", "endpoint", r.Pattern, "error", err)
+		h.log.Debug("a guest's request failed", "endpoint", endpoint, "error", err)
 	}
 	switch refusal.Code {
 	case domain.CodePayloadTooLarge:
@@ -231,19 +236,28 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) appendLog(w http.ResponseWriter, r *http.Request) {
+	if h.restLog(w, r) {
+		return
+	}
 	err := h.api.Log(r.Context(), claimedReader{r.Body, func() { entryOf(r).claim(r.Context()) }})
+	if err != nil && !h.refuseLog(w, err) { // the body broke off: there is nobody to answer
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// refuseLog answers a log body that was not taken, if there is somebody to answer.
+func (h *handler) refuseLog(w http.ResponseWriter, err error) bool {
 	switch {
-	case err == nil:
 	case errors.Is(err, domain.ErrTooMany):
 		if time, told := h.logs.again(); told {
 			h.log.Warn("a log body was refused for now", "why", err, "time", time)
 		}
-		h.refuse(w, r, err)
 	case errors.Is(err, domain.ErrLog), errors.Is(err, domain.ErrConflict):
-		h.refuse(w, r, err)
-	default: // the body broke off: there is nobody to answer
-		panic(http.ErrAbortHandler)
+	default:
+		return false
 	}
+	h.refuseRest(w, wire.PathLog, true, err)
+	return true
 }
 
 // resolve takes the result. A guest that never said hello sends no body that would count.

@@ -1,7 +1,13 @@
 package chiapi
 
 import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
 	"net/http"
+	"net/http/httputil"
+	"slices"
 
 	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/domain"
@@ -53,3 +59,88 @@ func (p *restingPoll) deliver(action domain.Action) error {
 	}
 	return nil
 }
+
+// logBuffer is what is read of a log's connection at a time, unless whoever reads wants more. What prints a line now and
+// then is to cost little more than a goroutine.
+const logBuffer = 1 << 10
+
+// restLog takes a log body off its connection, as long as it may last, and tells whether it does so.
+func (h *handler) restLog(w http.ResponseWriter, r *http.Request) bool {
+	if !slices.Equal(r.TransferEncoding, []string{"chunked"}) { // it says how long it is, and won't last
+		return false
+	}
+	conn, err := wire.Detach(w, r)
+	if err != nil {
+		return false
+	}
+	entry := entryOf(r)
+	log := &restingLog{handler: h, conn: conn, release: entry.release}
+	entry.release = nil
+	go log.serve() // ends with the body; the server waits for it
+	return true
+}
+
+// restingLog is a log body: most of the time nothing comes of it, for as long as a task runs.
+type restingLog struct {
+	*handler
+	conn    wire.Detached
+	release func() // of the connection, once it is claimed; nil before
+	from    *bufio.Reader
+	chunks  io.Reader
+	over    error // what ended it; nil before
+}
+
+// serve reads the body, and answers it.
+func (l *restingLog) serve() {
+	defer l.conn.Close() // where it isn't resumed
+	defer func() {
+		if l.release != nil {
+			l.release()
+		}
+	}()
+	l.from = bufio.NewReaderSize(l.conn, logBuffer)
+	l.chunks = httputil.NewChunkedReader(l.from)
+	err := l.api.Log(l.conn.Context(), l)
+	if err == nil || l.refuseLog(l.conn, err) {
+		l.conn.Resume()
+	}
+}
+
+// maxTrailers is how many lines may come behind a body: fields that nobody asked for.
+const maxTrailers = 64
+
+// Read implements io.Reader. It claims the connection: the app has a limit of its own on log bodies.
+func (l *restingLog) Read(p []byte) (int, error) {
+	if l.release == nil {
+		l.release = l.conn.Claim()
+	}
+	if l.over != nil {
+		return 0, l.over
+	}
+	n, err := l.chunks.Read(p)
+	if err == io.EOF {
+		err = l.end()
+	}
+	l.over = err
+	return n, err
+}
+
+// end reads what is behind the last chunk: RFC 9112, section 7.1.2. The next request begins after it.
+func (l *restingLog) end() error {
+	for range maxTrailers {
+		line, err := l.from.ReadSlice('\n')
+		switch {
+		case err == io.EOF:
+			return io.ErrUnexpectedEOF
+		case err != nil:
+			return err
+		case len(bytes.TrimRight(line, "\r\n")) == 0:
+			next, _ := l.from.Peek(l.from.Buffered()) // it is there
+			l.conn.Unread(next)
+			return io.EOF
+		}
+	}
+	return errTrailers
+}
+
+var errTrailers = errors.New("too much comes behind the body")

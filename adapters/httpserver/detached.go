@@ -120,6 +120,16 @@ func (d *detached) Read(p []byte) (int, error) {
 	return d.conn.Read(p)
 }
 
+// Unread implements wire.Detached.
+func (d *detached) Unread(p []byte) {
+	if len(p) > 0 {
+		d.early = append(bytes.Clone(p), d.early...)
+	}
+}
+
+// Context implements wire.Detached.
+func (d *detached) Context() context.Context { return d.service.life }
+
 // MoveTo implements wire.Detached. On Linux a file takes the bytes off a socket in the kernel.
 func (d *detached) MoveTo(w io.ReaderFrom, most int64) (int64, error) {
 	from := io.Reader(d.conn)

@@ -37,15 +37,19 @@ type Detached interface {
 	// HungUp and Claim are those of Conn.
 	HungUp() bool
 	Claim() (release func())
+	// Context ends with the server. The request's own ends with its handler.
+	Context() context.Context
 	// Read reads what comes behind the request's headers.
 	Read(p []byte) (int, error)
+	// Unread puts back what was read beyond the request's end. The caller must not change p.
+	Unread(p []byte)
 	// MoveTo has w take up to most bytes of that, without a copy of them in this process where both can do so.
 	// It returns how many it was, with io.EOF where there were no more, and an error at the read deadline.
 	MoveTo(w io.ReaderFrom, most int64) (int64, error)
 	// SetReadDeadline is net.Conn's.
 	SetReadDeadline(t time.Time) error
 	// Resume sends what there is of the answer, and gives the connection back to the server for the next
-	// request, of whose body nothing must have been read: that of this one has come to its end. It doesn't wait.
+	// request: the body of this one must have been read to its end, and no further. It doesn't wait.
 	Resume()
 	// Close hangs up. After Resume it does nothing.
 	Close()

@@ -11,10 +11,14 @@ import (
 
 // logQuiet is the buffer of a log body while little comes: a thousand idle guests must not hold a
 // thousand large ones.
-const logQuiet = 4 << 10
+const logQuiet = 1 << 10
 
-// maxLogBlocks is how many large ones all log bodies of a guest may have at a time.
-const maxLogBlocks = 8
+// maxLogBlocks is how many large ones all log bodies of a guest may have at a time, and logCrowded what the others
+// have.
+const (
+	maxLogBlocks = 8
+	logCrowded   = 4 << 10
+)
 
 // A Read that brings less than logPiece is one of logPieces in a second, for all log bodies of a guest together.
 // Each costs 10 to 40 us, most of it before it is here, be it for one byte: at 70 % of a core a guest could go on so
@@ -41,26 +45,32 @@ type logBuffer struct {
 	reads *logReads
 	quiet []byte
 	block *[1 << 20]byte // in its place, where more comes
+	some  []byte         // in its place, where the others have the blocks
 	more  bool           // the last Read has filled what it was given: the next one will hardly wait
 }
 
 // next is what the next Read gets: a block only where more is there in all likelihood. A body that has gone silent
 // waits with a small one, and those that end with a Read that was filled hold no more blocks than logBlocks.
 func (b *logBuffer) next() []byte {
-	if !b.more {
+	switch {
+	case !b.more:
 		b.release()
-	} else if b.block == nil && b.reads.blocks.Add(1) <= maxLogBlocks {
-		b.block = blocks.Get().(*[1 << 20]byte)
-	} else if b.block == nil {
-		b.reads.blocks.Add(-1)
-	}
-	if b.block == nil {
 		return b.quiet
+	case b.block != nil:
+	case b.reads.blocks.Add(1) <= maxLogBlocks:
+		b.block = blocks.Get().(*[1 << 20]byte)
+	default:
+		b.reads.blocks.Add(-1)
+		if b.some == nil {
+			b.some = make([]byte, logCrowded)
+		}
+		return b.some
 	}
 	return b.block[:]
 }
 
 func (b *logBuffer) release() {
+	b.some = nil
 	if b.block != nil {
 		blocks.Put(b.block)
 		b.block = nil
