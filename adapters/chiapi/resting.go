@@ -62,7 +62,7 @@ func (p *restingPoll) deliver(action domain.Action) error {
 
 // logBuffer is what is read of a log's connection at a time, unless whoever reads wants more. What prints a line now and
 // then is to cost little more than a goroutine.
-const logBuffer = 1 << 10
+const logBuffer = 512
 
 // restLog takes a log body off its connection, as long as it may last, and tells whether it does so.
 func (h *handler) restLog(w http.ResponseWriter, r *http.Request) bool {

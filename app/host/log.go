@@ -61,7 +61,7 @@ func (s *Service) copyLog(ctx context.Context, body io.Reader) error {
 			case err != nil:
 			case kept < n:
 				err = s.dropped(ctx, n-kept)
-			case n < logPiece:
+			case n < logPiece && n < len(buf): // what fills it is followed by more
 				err = s.pieceTaken(ctx)
 			}
 		}

@@ -11,7 +11,7 @@ import (
 
 // logQuiet is the buffer of a log body while little comes: a thousand idle guests must not hold a
 // thousand large ones.
-const logQuiet = 1 << 10
+const logQuiet = 512
 
 // maxLogBlocks is how many large ones all log bodies of a guest may have at a time, and logCrowded what the others
 // have.
