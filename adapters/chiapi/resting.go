@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httputil"
+	"net/textproto"
 	"slices"
 
 	"github.com/hexworker/metaservice/adapters/wire"
@@ -106,8 +107,8 @@ func (l *restingLog) serve() {
 	}
 }
 
-// maxTrailers is how many lines may come behind a body: fields that nobody asked for.
-const maxTrailers = 64
+// maxTrailers is how many bytes may come behind a body: fields that nobody asked for.
+const maxTrailers = 4 << 10
 
 // Read implements io.Reader. It claims the connection: the app has a limit of its own on log bodies.
 func (l *restingLog) Read(p []byte) (int, error) {
@@ -127,18 +128,24 @@ func (l *restingLog) Read(p []byte) (int, error) {
 
 // end reads what is behind the last chunk: RFC 9112, section 7.1.2. The next request begins after it.
 func (l *restingLog) end() error {
-	for range maxTrailers {
+	var trailers bytes.Buffer
+	for trailers.Len() <= maxTrailers {
 		line, err := l.from.ReadSlice('\n')
+		trailers.Write(line)
 		switch {
 		case err == io.EOF:
 			return io.ErrUnexpectedEOF
 		case err != nil:
 			return err
-		case len(bytes.TrimRight(line, "\r\n")) == 0:
-			next, _ := l.from.Peek(l.from.Buffered()) // it is there
-			l.conn.Unread(next)
-			return io.EOF
+		case len(bytes.TrimRight(line, "\r\n")) > 0:
+			continue
 		}
+		if _, err := textproto.NewReader(bufio.NewReader(&trailers)).ReadMIMEHeader(); err != nil {
+			return err
+		}
+		next, _ := l.from.Peek(l.from.Buffered()) // it is there
+		l.conn.Unread(next)
+		return io.EOF
 	}
 	return errTrailers
 }
