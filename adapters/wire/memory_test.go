@@ -1,11 +1,14 @@
 package wire_test
 
 import (
+	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"runtime"
 	"runtime/metrics"
+	"slices"
 	"strings"
 	"testing"
 
@@ -131,5 +134,54 @@ func TestAMillionNames(t *testing.T) {
 	r.check(t)
 	if err != nil || notFound || n != count {
 		t.Errorf("%d names of %d bytes, %t, %v", n, bytes, notFound, err)
+	}
+}
+
+// Threat 9: package tar holds a header of a megabyte, and what it is made into. No file needs one.
+func TestAHostileArchiveTakesNoMemory(t *testing.T) {
+	var records strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&records, "10 %05x=\n", i)
+	}
+	text := func(kind byte, size int) []byte {
+		return slices.Concat(header("x", kind, int64(size), nil), []byte(records.String()[:size]), make([]byte, 512-size%512))
+	}
+	holes := func(blocks int) []byte {
+		more := make([]byte, 512) // which goes on, and says nothing
+		more[504] = 1
+		first := header("x", tar.TypeGNUSparse, 0, func(block []byte) {
+			copy(block[257:], "ustar  \x00")
+			block[482] = 1
+		})
+		return slices.Concat(first, bytes.Repeat(more, blocks), make([]byte, 512))
+	}
+	entry := header("a", tar.TypeReg, 0, nil)
+	const times = 100
+	for name, test := range map[string]struct {
+		one  []byte
+		fine bool
+	}{
+		"records":             {slices.Concat(text(tar.TypeXHeader, 120_000), entry), true},
+		"long names":          {slices.Concat(text(tar.TypeGNULongName, 120_000), entry), true},
+		"holes":               {holes(240), true},
+		"more records":        {slices.Concat(text(tar.TypeXHeader, 132_000), entry), false},
+		"longer names":        {slices.Concat(text(tar.TypeGNULongName, 900_000), entry), false},
+		"a flood of headers":  {text(tar.TypeXHeader, 1000), false},
+		"a flood of long":     {text(tar.TypeGNULongLink, 120_000), false},
+		"more holes":          {holes(1000), false},
+		"holes, and a header": {slices.Concat(holes(200), text(tar.TypeXHeader, 120_000), entry), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := measured(io.MultiReader(&repeat{text: string(test.one), left: times * (1 + 130_000/len(test.one))}, bytes.NewReader(archive())))
+			n := 0
+			err := wire.DecodeArchive(r, func(domain.ArchiveEntry, io.Reader) error {
+				n++
+				return nil
+			})
+			r.check(t)
+			if test.fine && (err != nil || n < times) || !test.fine && !errors.Is(err, domain.ErrInvalidReply) {
+				t.Errorf("%d entries came, and then %v", n, err)
+			}
+		})
 	}
 }

@@ -29,6 +29,10 @@ const (
 	archiveLeast = filesLeast
 )
 
+// maxArchiveHeaders is how much may come between an entry's content and the next entry: its headers, and the rest
+// of a file with holes. A longest name takes 6 KiB; package tar would hold a megabyte of what else there may be.
+const maxArchiveHeaders = 128 << 10
+
 // archiveError is the record that tells why a file isn't there: its entry has no content.
 const archiveError = "METASERVICE.error"
 
@@ -196,6 +200,7 @@ func DecodeArchive(r io.Reader, each func(entry domain.ArchiveEntry, content io.
 	reader := tar.NewReader(guard)
 	content := &archiveContent{reader, guard}
 	for {
+		guard.bound(maxArchiveHeaders)
 		header, err := reader.Next()
 		if err == io.EOF && guard.err == nil {
 			return guard.rest()
@@ -203,11 +208,24 @@ func DecodeArchive(r io.Reader, each func(entry domain.ArchiveEntry, content io.
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // each sees to that
 			return guard.wrap(err)
 		}
-		if err := each(archiveEntry(header), content); err != nil {
+		entry := archiveEntry(header)
+		if entry.Unfit == unfitHoles { // of which nobody can tell how much is there
+			guard.bound(0)
+		} else {
+			guard.unbound()
+		}
+		if err := each(entry, content); err != nil {
 			return err
+		}
+		if entry.Unfit != unfitHoles { // what each has left
+			if _, err := io.Copy(io.Discard, content); err != nil {
+				return err
+			}
 		}
 	}
 }
+
+const unfitHoles = "a file with holes"
 
 // archiveEntry tells what an entry is. Links and whatever else could lead somewhere is unfit, and so is a
 // file with holes: a few bytes could claim any size.
@@ -217,7 +235,7 @@ func archiveEntry(h *tar.Header) domain.ArchiveEntry {
 	case tar.TypeReg:
 		for record := range h.PAXRecords {
 			if strings.HasPrefix(record, "GNU.sparse.") {
-				entry.Unfit = "a file with holes"
+				entry.Unfit = unfitHoles
 			}
 		}
 	case tar.TypeDir:
@@ -227,7 +245,7 @@ func archiveEntry(h *tar.Header) domain.ArchiveEntry {
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		entry.Unfit = "a device or a FIFO"
 	case tar.TypeGNUSparse:
-		entry.Unfit = "a file with holes"
+		entry.Unfit = unfitHoles
 	case tar.TypeXGlobalHeader:
 		entry.Unfit = "a header for all others"
 	default:
@@ -242,11 +260,26 @@ type archiveGuard struct {
 	r    io.Reader
 	next error // of r, once what came with it has been told
 	err  error // as it was told
+	left int64 // that may be read; negative is any number
 }
 
+var errArchiveHeaders = fmt.Errorf("%w: a folder's archive: headers of more than %d bytes", domain.ErrInvalidReply, maxArchiveHeaders)
+
+func (g *archiveGuard) bound(most int64) { g.left = most }
+func (g *archiveGuard) unbound()         { g.left = -1 }
+
 func (g *archiveGuard) Read(p []byte) (n int, err error) {
+	if g.left == 0 && len(p) > 0 && g.next == nil {
+		g.next = errArchiveHeaders
+	}
+	if g.left >= 0 {
+		p = p[:min(int64(len(p)), g.left)]
+	}
 	if g.next == nil {
 		n, g.next = g.r.Read(p)
+	}
+	if g.left >= 0 {
+		g.left -= int64(n)
 	}
 	if n == 0 {
 		g.err = g.next
@@ -267,6 +300,7 @@ func (g *archiveGuard) wrap(err error) error {
 
 // rest reads what follows the archive's end.
 func (g *archiveGuard) rest() error {
+	g.unbound()
 	var block [512]byte
 	for {
 		n, err := g.Read(block[:])
