@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"runtime"
 	"strconv"
 	"time"
@@ -74,13 +73,12 @@ func (s *service) detach(conn net.Conn, w http.ResponseWriter) (wire.Detached, e
 func (d *detached) Await() error {
 	if len(d.early) == 0 {
 		n, err := d.conn.Read(d.byte[:])
-		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil // it was woken
-		}
-		if n == 0 {
+		if timeout, ok := errors.AsType[net.Error](err); n == 0 && (!ok || !timeout.Timeout()) {
 			return err
 		}
-		d.early = d.byte[:n] // of the next request. Its answer has to wait for that of this one
+		// It was woken, which is all that sets a deadline (not every connection wraps os.ErrDeadlineExceeded then:
+		// gVisor's don't), or this is of the next request. Its answer has to wait for that of this one.
+		d.early = d.byte[:n]
 	}
 	select {
 	case <-d.woken:

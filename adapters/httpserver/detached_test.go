@@ -130,6 +130,49 @@ func TestADetachedConnectionGoesOn(t *testing.T) {
 	}
 }
 
+// gVisor's connections tell of a deadline in their own words, which wrap no os.ErrDeadlineExceeded. Each poll of a guest in
+// a virtual machine was hung up on when it was to be answered.
+func TestADetachedConnectionIsWokenThatHasItsOwnTimeouts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		release := make(chan struct{})
+		go func() { over <- httpserver.Serve(ctx, p, detaching(t, release), silence) }()
+		ours, theirs := net.Pipe()
+		defer ours.Close()
+		p.conns <- ownTimeouts{theirs}
+		c := newClient(t, ours)
+		c.ask("/rest")
+		time.Sleep(time.Minute)
+		close(release)
+		c.hears("rested")
+		c.ask("/a")
+		c.hears("/a")
+		cancel()
+		if err := <-over; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// ownTimeouts tells of deadlines as gVisor's connections do.
+type ownTimeouts struct{ net.Conn }
+
+func (c ownTimeouts) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = &net.OpError{Op: "read", Net: "tcp", Err: ownTimeout{}}
+	}
+	return n, err
+}
+
+type ownTimeout struct{}
+
+func (ownTimeout) Error() string   { return "i/o timeout" }
+func (ownTimeout) Timeout() bool   { return true }
+func (ownTimeout) Temporary() bool { return true }
+
 // A guest that hangs up while its poll rests must be found out: the next action would be its.
 func TestARestingConnectionSeesItsGuestHangUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
