@@ -40,6 +40,7 @@ var rows = []string{
 	"a byte to a shell and back",
 	"from a guest's start to its first line of log",
 	"an idle guest's memory",
+	"an idle guest's memory, and the bound",
 	"an idle guest's memory, its task over",
 	"an idle guest's memory, its task over, and the bound",
 	"an idle guest's goroutines",
