@@ -12,9 +12,9 @@ const (
 	FailureDenied     FileFailure = "permission-denied"
 	FailureNotRegular FileFailure = "not-regular" // it is none any more
 	FailureIO         FileFailure = "io-error"
-	// FailureUnsized is a file whose size nobody knows before it has been read, and which is large: it is to
-	// be asked for by itself.
-	FailureUnsized FileFailure = "unsized"
+	// FailureApart is a file that is to be asked for by itself: a large one, or one whose size nobody knows
+	// before it has been read.
+	FailureApart FileFailure = "apart"
 )
 
 // Err is the failure for whoever asked for the file. What can't be opened is ErrResourceNotFound, as it is

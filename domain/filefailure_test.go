@@ -12,7 +12,7 @@ import (
 func TestFileFailures(t *testing.T) {
 	for failure, found := range map[domain.FileFailure]bool{
 		domain.FailureNotFound: false, domain.FailureDenied: false, domain.FailureNotRegular: false,
-		domain.FailureIO: true, domain.FailureUnsized: true, "": true, "a new word\x1b[31m": true,
+		domain.FailureIO: true, domain.FailureApart: true, "": true, "a new word\x1b[31m": true,
 	} {
 		err := failure.Err()
 		if errors.Is(err, domain.ErrResourceNotFound) == found || errors.Is(err, domain.ErrGuestError) != found ||

@@ -156,7 +156,7 @@ func TestAHostileArchiveTakesNoMemory(t *testing.T) {
 		return slices.Concat(first, bytes.Repeat(more, blocks), make([]byte, 512))
 	}
 	entry := header("a", tar.TypeReg, 0, nil)
-	const times = 100
+	const times = 30
 	for name, test := range map[string]struct {
 		one  []byte
 		fine bool
@@ -176,6 +176,7 @@ func TestAHostileArchiveTakesNoMemory(t *testing.T) {
 			n := 0
 			err := wire.DecodeArchive(r, func(domain.ArchiveEntry, io.Reader) error {
 				n++
+				runtime.GC() // what is held counts, not how far the collector lags on a busy machine
 				return nil
 			})
 			r.check(t)

@@ -21,6 +21,9 @@ const (
 	// archiveRead is how much of a file is read at a time. One that is no larger is read before anything of
 	// it is sent, so that whatever goes wrong with it can still be told.
 	archiveRead = 256 << 10
+	// archiveApart is the size from which a file is left out, to be asked for by itself: then it leaves by
+	// sendfile, which is twice as fast, and what befalls it befalls no other.
+	archiveApart = 64 << 20
 	// archiveBeat and archiveLeast are a list's filesBeat and filesLeast. Entries of the folder itself, which
 	// say nothing, stand in for what isn't found yet.
 	archiveBeat  = filesBeat
@@ -80,6 +83,10 @@ func (e *archiveEncoder) add(file ports.FolderFile) error {
 		return e.err
 	}
 	size := file.File.Size()
+	if size >= archiveApart && utf8.ValidString(file.Name) { // no action can name another
+		e.err = e.fail(file.Name, domain.FailureApart)
+		return e.err
+	}
 	first := e.block
 	if 0 < size && size < int64(len(first)) {
 		first = first[:size]
@@ -91,7 +98,7 @@ func (e *archiveEncoder) add(file ports.FolderFile) error {
 	case err != nil:
 		e.err = e.fail(file.Name, ports.FailureOf(err))
 	case size <= 0:
-		e.err = e.fail(file.Name, domain.FailureUnsized)
+		e.err = e.fail(file.Name, domain.FailureApart)
 	default:
 		e.err = e.entry(file.Name, first, size, file.File)
 	}

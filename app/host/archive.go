@@ -93,7 +93,7 @@ func (r *arrival) entry(entry domain.ArchiveEntry, content io.Reader) error {
 	switch {
 	case entry.Unfit != "": // what it says of its size is no word to go by
 		return nil
-	case entry.Failure == domain.FailureUnsized:
+	case entry.Failure == domain.FailureApart:
 		return nil
 	case kept && entry.Failure != "":
 		return r.work(r.ctx, func() { r.fail(file, entry.Failure.Err()) })

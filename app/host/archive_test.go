@@ -305,7 +305,7 @@ func TestAFileWithoutASizeIsAskedForByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, c := &streams{content: map[string]string{"a": "1", "kernel": "as the kernel tells it", "z": "3"}}, &collector{}
 		told := maps.Clone(g.content)
-		told["kernel"] = "!unsized"
+		told["kernel"] = "!apart"
 		g.archive = func(api ports.GuestAPI, id domain.ActionID) error {
 			return api.Archive(t.Context(), id, sent(pack(told), io.EOF))
 		}

@@ -211,7 +211,7 @@ func (g *gathering) take(entry domain.ArchiveEntry) (file domain.ListedFile, kep
 		return file, false, nil
 	}
 	g.pending[file.Relative] = true
-	if entry.Failure == domain.FailureUnsized {
+	if entry.Failure == domain.FailureApart {
 		g.later = append(g.later, file)
 	}
 	return file, true, nil

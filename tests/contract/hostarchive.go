@@ -70,11 +70,13 @@ func hostArchiveFailures(t *testing.T, c hostCase) {
 	half.size, half.fails = 100, errors.New("the disk is broken")
 	shorter, endless := newMemFile("shorter"), newMemFile(strings.Repeat("x", 1<<20))
 	shorter.size, endless.size = 100, 0
+	large := newMemFile("which isn't read")
+	large.size = 64 << 20
 	files := func(yield func(ports.FolderFile, error) bool) {
 		for _, file := range []ports.FolderFile{
 			{Name: "gone", Failure: domain.FailureNotFound}, {Name: "denied \xff", Failure: domain.FailureDenied},
 			{Name: "unreadable", File: unreadable}, {Name: "denied late", File: denied}, {Name: "half", File: half},
-			{Name: "shorter", File: shorter}, {Name: "endless", File: endless}, {Name: "last", File: newMemFile("content")},
+			{Name: "shorter", File: shorter}, {Name: "endless", File: endless}, {Name: "large", File: large}, {Name: "last", File: newMemFile("content")},
 		} {
 			if !yield(file, nil) {
 				return
@@ -84,7 +86,7 @@ func hostArchiveFailures(t *testing.T, c hostCase) {
 	noError(t, "archive", c.connect().SendArchive(c.ctx, "failures", files))
 	reply := c.reply(t, "failures")
 	same(t, "the archive", []string{"gone!not-found", "denied \xff!permission-denied", "unreadable!io-error", "denied late!permission-denied",
-		"half!io-error", "shorter=shorter", "endless!unsized", "last=content"}, reply.Archive)
+		"half!io-error", "shorter=shorter", "endless!apart", "large!apart", "last=content"}, reply.Archive)
 	same(t, "broken", nil, reply.Broken)
 }
 
