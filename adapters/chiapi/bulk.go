@@ -74,8 +74,10 @@ func (b *bulkBody) MoveTo(w io.ReaderFrom, most int64) (int64, error) {
 	n, err := b.conn.MoveTo(w, min(most, b.left))
 	b.left -= n
 	switch {
-	case b.left == 0:
+	case b.left == 0 && err == nil:
 		err = io.EOF
+	case b.left == 0: // nothing more was to be read
+		err = fmt.Errorf("%w: %w", domain.ErrStorage, err)
 	case err == nil, errors.Is(err, errors.ErrUnsupported):
 	case err == io.EOF:
 		err = io.ErrUnexpectedEOF

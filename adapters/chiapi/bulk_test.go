@@ -14,9 +14,11 @@ import (
 	"testing"
 
 	"github.com/hexworker/metaservice/adapters/httpserver"
+	"github.com/hexworker/metaservice/adapters/tempfiles"
 	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/app/host"
 	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/ports"
 )
 
 // serveTCP serves h on a socket until the test ends, and returns what dials.
@@ -140,4 +142,54 @@ func TestWhatIsLeftOfALargeArtifactIsNoRequest(t *testing.T) {
 	if s.Resolved() {
 		t.Error("a file's content has resolved the task")
 	}
+}
+
+// What the storage has to say to the last bytes of a large artifact counts: two that came at once brought a folder beyond
+// its limit, and a disk that was full at the very end was taken for a file that is whole.
+func TestTheLastOfALargeArtifactCanBeRefused(t *testing.T) {
+	const size = 2 << 20
+	storage, err := tempfiles.New(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	created := make(chan struct{}, 2)
+	s, h := newService(t, func(c *host.Config) { c.Limits.FolderBytes = size * 3 / 2 })
+	dial := serveTCP(t, h)
+	got := make(chan host.Collected, 1)
+	go func() {
+		got <- s.Collect(t.Context(), host.Wanted{Path: "/folder", Folder: func() (ports.Folder, error) {
+			return announced{storage, created}, nil
+		}}, nil)
+	}()
+	ask(t, h, "POST", replyTo(take(t, h).ID()), `{"files":["/folder/a","/folder/b"],"notFound":false}`, "Content-Type", wire.TypeJSON).fine(t, "the list")
+	var conns []net.Conn
+	for range 2 {
+		conn := dial()
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", replyTo(take(t, h).ID()), size)
+		conns = append(conns, conn)
+		<-created // both are within the limit, as far as is known
+	}
+	refused := 0
+	for _, conn := range conns {
+		_, _ = conn.Write(make([]byte, size)) // it may be refused before
+		if response, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || response.StatusCode != http.StatusOK {
+			refused++
+		}
+	}
+	if c := <-got; c.Files != 1 || c.Bytes != size || refused != 1 || c.Err == nil || !strings.Contains(c.Err.Error(), "FolderBytes") {
+		t.Errorf("%d were refused, and %d files of %d bytes came: %v", refused, c.Files, c.Bytes, c.Err)
+	}
+}
+
+// announced is a folder whose files go to a storage, which tells of each.
+type announced struct {
+	ports.Storage
+	created chan<- struct{}
+}
+
+func (a announced) File(string) ports.Storage { return a }
+
+func (a announced) Create(size int64) (ports.Upload, error) {
+	defer func() { a.created <- struct{}{} }()
+	return a.Storage.Create(size)
 }
