@@ -169,14 +169,13 @@ func (d *detached) WriteHeader(status int) {
 		return
 	}
 	d.wrote = true
-	header := d.Header()
-	if header.Get("Content-Length") == "" {
-		header.Set("Content-Length", "0") // nobody told of more
-	}
-	header.Set("Date", time.Now().UTC().Format(http.TimeFormat)) // RFC 9110, section 6.6.1
-	var head bytes.Buffer
+	var head bytes.Buffer // it takes all
 	head.WriteString("HTTP/1.1 " + strconv.Itoa(status) + " " + http.StatusText(status) + "\r\n")
-	_ = header.Write(&head) // a buffer takes all
+	_ = d.Header().Write(&head)
+	head.WriteString("Date: " + time.Now().UTC().Format(http.TimeFormat) + "\r\n") // RFC 9110, section 6.6.1
+	if d.header.Get("Content-Length") == "" {
+		head.WriteString("Content-Length: 0\r\n") // nobody told of more
+	}
 	head.WriteString("\r\n")
 	d.answer = head.Bytes()
 }
