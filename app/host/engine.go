@@ -162,11 +162,13 @@ func (e *Engine) starting() bool {
 	return !e.disposed
 }
 
-// keep takes a sandbox in, until it is released.
-func (e *Engine) keep(s *Sandbox) {
+// keep takes a sandbox in, until it is released, and has end called at the engine's end, which may be now: even then
+// it is released after it was taken in.
+func (e *Engine) keep(s *Sandbox, end func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.sandboxes[s] = struct{}{}
+	s.unwatch = context.AfterFunc(e.closing, end)
 }
 
 // released forgets a sandbox, and gives its place back.
@@ -174,6 +176,7 @@ func (e *Engine) released(s *Sandbox) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.sandboxes, s)
+	s.unwatch()
 	e.places--
 	if e.disposed && s.relErr != nil && len(e.left) < keepErrors {
 		e.left = append(e.left, s.relErr)

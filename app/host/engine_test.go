@@ -3,6 +3,7 @@ package host_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -184,4 +185,46 @@ func TestTheEnginesEndKeepsItsTime(t *testing.T) {
 		}
 		close(release)
 	})
+}
+
+// late is a machine that takes no notice of its start being given up, and whose guest is dead by then.
+type late struct{ *machine }
+
+func (m late) Boot(ctx context.Context, _ ports.BootOptions) (ports.Guest, error) {
+	<-ctx.Done()
+	done := make(chan struct{})
+	close(done)
+	return &guest{m: m.machine, cancel: func() {}, done: done}, nil
+}
+
+// A sandbox that started just as its engine ended could be released while it was still being made: that panicked, on a
+// goroutine that nobody recovers.
+func TestTheEnginesEndMeetsASandboxThatIsBeingMade(t *testing.T) {
+	for range 1000 { // the race is found by chance: most often within 100
+		engine, err := host.NewEngine(host.EngineConfig{
+			Machine: late{&machine{}},
+			Handler: func(ports.GuestAPI, map[string]ports.Handler) ports.Handler { return nil },
+			Storage: &memory{}, IDs: &counter{},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		builder, err := engine.Build(host.Payload{Execute: domain.Execute{Command: []string{"true"}}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var starting sync.WaitGroup
+		starting.Go(func() {
+			if _, err := builder.StartSandbox(context.Background()); err != nil && !errors.Is(err, domain.ErrSandboxTerminated) {
+				t.Error(err)
+			}
+		})
+		if err := engine.Dispose(context.Background()); err != nil {
+			t.Error(err)
+		}
+		starting.Wait()
+		if got := engine.Sandboxes(); got != 0 {
+			t.Fatalf("%d places are taken", got)
+		}
+	}
 }

@@ -24,7 +24,7 @@ type Sandbox struct {
 	relErr   error
 
 	releasing sync.Once
-	unwatch   func() bool // lets go of the engine
+	unwatch   func() bool // lets go of the engine, whose lock guards it
 }
 
 // newSandbox takes a started task over, and sees to it that it is released, once, whatever ends it.
@@ -42,11 +42,10 @@ func newSandbox(e *Engine, task *Task) *Sandbox {
 		}
 		s.settle()
 	}
-	s.unwatch = context.AfterFunc(e.closing, func() {
+	e.keep(s, func() {
 		_ = task.Abort() // too late is fine
 		s.settle()
 	})
-	e.keep(s)
 	task.afterDone(s.settle)
 	return s
 }
@@ -73,7 +72,6 @@ func (s *Sandbox) settle() {
 func (s *Sandbox) release() {
 	defer s.engine.running.Done()
 	defer close(s.released)
-	defer s.unwatch()
 	s.dispose() // whoever asks the guest for files is told so, before that fails in odd ways
 	ctx, cancel := context.WithTimeout(s.stop, s.engine.config.StopTimeout)
 	defer cancel()
