@@ -188,9 +188,13 @@ func TestTheEnginesEndKeepsItsTime(t *testing.T) {
 }
 
 // late is a machine that takes no notice of its start being given up, and whose guest is dead by then.
-type late struct{ *machine }
+type late struct {
+	*machine
+	booting chan struct{}
+}
 
 func (m late) Boot(ctx context.Context, _ ports.BootOptions) (ports.Guest, error) {
+	close(m.booting)
 	<-ctx.Done()
 	done := make(chan struct{})
 	close(done)
@@ -200,9 +204,10 @@ func (m late) Boot(ctx context.Context, _ ports.BootOptions) (ports.Guest, error
 // A sandbox that started just as its engine ended could be released while it was still being made: that panicked, on a
 // goroutine that nobody recovers.
 func TestTheEnginesEndMeetsASandboxThatIsBeingMade(t *testing.T) {
-	for range 1000 { // the race is found by chance: most often within 100
+	for range 3000 { // it is a matter of chance
+		m := late{&machine{}, make(chan struct{})}
 		engine, err := host.NewEngine(host.EngineConfig{
-			Machine: late{&machine{}},
+			Machine: m,
 			Handler: func(ports.GuestAPI, map[string]ports.Handler) ports.Handler { return nil },
 			Storage: &memory{}, IDs: &counter{},
 		})
@@ -219,6 +224,7 @@ func TestTheEnginesEndMeetsASandboxThatIsBeingMade(t *testing.T) {
 				t.Error(err)
 			}
 		})
+		<-m.booting
 		if err := engine.Dispose(context.Background()); err != nil {
 			t.Error(err)
 		}
