@@ -129,15 +129,20 @@ func (l *restingLog) Read(p []byte) (int, error) {
 // end reads what is behind the last chunk: RFC 9112, section 7.1.2. The next request begins after it.
 func (l *restingLog) end() error {
 	var trailers bytes.Buffer
+	within := false // a line that is longer than the buffer
 	for trailers.Len() <= maxTrailers {
 		line, err := l.from.ReadSlice('\n')
 		trailers.Write(line)
 		switch {
+		case err == bufio.ErrBufferFull:
+			within = true
+			continue
 		case err == io.EOF:
 			return io.ErrUnexpectedEOF
 		case err != nil:
 			return err
-		case len(bytes.TrimRight(line, "\r\n")) > 0:
+		case within || len(bytes.TrimRight(line, "\r\n")) > 0:
+			within = false
 			continue
 		}
 		if _, err := textproto.NewReader(bufio.NewReader(&trailers)).ReadMIMEHeader(); err != nil {

@@ -86,6 +86,8 @@ func TestALogThatRestsIsReadAsNetHTTPDoes(t *testing.T) {
 		"extensions":                  "3;a=b\r\nabc\r\n0;c\r\n\r\n",
 		"trailers":                    "3\r\nabc\r\n0\r\nA: b\r\nC: d\r\n\r\n",
 		"a trailer without a name":    "0\r\n: b\r\n\r\n",
+		"a long trailer":              "3\r\nabc\r\n0\r\nA: " + strings.Repeat("b", 2000) + "\r\n\r\n",
+		"one as long as our buffer":   "0\r\nA: " + strings.Repeat("b", 512-len("A: ")) + "\r\nC: d\r\n\r\n",
 		"trailers without end":        "0\r\n" + strings.Repeat("A: "+strings.Repeat("b", 400)+"\r\n", 100) + "\r\n",
 		"bare newlines":               "3\nabc\n0\n\n",
 		"no length":                   "\r\nabc\r\n0\r\n\r\n",
