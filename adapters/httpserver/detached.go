@@ -22,6 +22,8 @@ const (
 	// section 9.6.
 	lingerTime  = 500 * time.Millisecond
 	lingerBytes = 256 << 10
+	// maxEmpty is how many bytes of empty lines may come before a request.
+	maxEmpty = 4
 )
 
 // service is one call of Serve.
@@ -249,16 +251,9 @@ func (d *detached) linger() {
 // idle waits for the next request, and gives it to net/http.
 func (d *detached) idle() {
 	d.service.door.changed(d.conn, http.StateIdle)
-	if len(d.early) == 0 {
-		err := d.conn.SetReadDeadline(time.Now().Add(IdleTimeout))
-		if err == nil {
-			_, err = io.ReadFull(d.conn, d.byte[:])
-		}
-		if err != nil {
-			d.end()
-			return
-		}
-		d.early = d.byte[:]
+	if d.awaitNext() != nil {
+		d.end()
+		return
 	}
 	_ = d.conn.SetReadDeadline(time.Time{}) // net/http sees what is wrong, and sets its own
 	back := &returned{Conn: d.conn, early: d.early}
@@ -270,6 +265,25 @@ func (d *detached) idle() {
 		return
 	}
 	d.service.gate.leave()
+}
+
+// awaitNext waits for the first byte of the next request. Empty lines before it are ignored, as RFC 9112, section 2.2,
+// asks for the sake of old clients, and as net/http does, which takes that request for a connection's first one.
+func (d *detached) awaitNext() error {
+	err := d.conn.SetReadDeadline(time.Now().Add(IdleTimeout))
+	for ignored := 0; err == nil; ignored++ {
+		if len(d.early) == 0 {
+			if _, err = io.ReadFull(d.conn, d.byte[:]); err != nil {
+				break
+			}
+			d.early = d.byte[:]
+		}
+		if ignored == maxEmpty || d.early[0] != '\r' && d.early[0] != '\n' {
+			break
+		}
+		d.early = d.early[1:]
+	}
+	return err
 }
 
 // returned is a connection that was given back to net/http.

@@ -130,6 +130,41 @@ func TestADetachedConnectionGoesOn(t *testing.T) {
 	}
 }
 
+// An empty line behind a body comes from old clients, and net/http lets it pass. It takes a request on a connection that it
+// has back for the first one, though, which none may come before.
+func TestEmptyLinesBeforeTheNextRequest(t *testing.T) {
+	for name, test := range map[string]struct {
+		before, after string // the answer
+		want          bool
+	}{
+		"there before the answer":    {"\r\n", "GET /a HTTP/1.1\r\nHost: h\r\n\r\n", true},
+		"after it":                   {"", "\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n", true},
+		"all before it":              {"\r\n\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n", "", true},
+		"a part of it":               {"\r", "\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n", true},
+		"more than anybody's":        {"", "\r\n\r\n\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n", false},
+		"nothing but such, for long": {"", strings.Repeat("\r\n", 100_000), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				c := newClient(t, inMemory(t, detaching(t, release), silence)())
+				go io.WriteString(c.Conn, "GET /rest HTTP/1.1\r\nHost: h\r\n\r\n"+test.before)
+				time.Sleep(time.Second)
+				close(release)
+				c.hears("rested")
+				go io.WriteString(c.Conn, test.after)
+				if test.want {
+					c.hears("/a")
+					return
+				}
+				if response, err := http.ReadResponse(c.from, nil); err == nil && response.StatusCode != http.StatusBadRequest {
+					t.Errorf("it is answered: %s", response.Status)
+				}
+			})
+		})
+	}
+}
+
 // gVisor's connections tell of a deadline in their own words, which wrap no os.ErrDeadlineExceeded. Each poll of a guest in
 // a virtual machine was hung up on when it was to be answered.
 func TestADetachedConnectionIsWokenThatHasItsOwnTimeouts(t *testing.T) {
