@@ -247,13 +247,6 @@ type countedStorage struct {
 }
 
 func (s *countedStorage) Create(size int64) (ports.Upload, error) {
-	if err := s.c.room(max(size, 0), false); err != nil {
-		return nil, err
-	}
-	upload, err := s.Storage.Create(size)
-	if err != nil {
-		return nil, err
-	}
 	s.c.advance(func(p *Progress) {
 		p.Bytes -= s.bytes // of a try that failed
 		if s.c.result.IsFile {
@@ -261,6 +254,13 @@ func (s *countedStorage) Create(size int64) (ports.Upload, error) {
 		}
 	})
 	s.bytes = 0
+	if err := s.c.room(max(size, 0), false); err != nil {
+		return nil, err
+	}
+	upload, err := s.Storage.Create(size)
+	if err != nil {
+		return nil, err
+	}
 	return countedUpload{Upload: upload, s: s}, nil
 }
 

@@ -393,6 +393,39 @@ func files(s *host.Service, content map[string]string) func(t *testing.T) {
 	}
 }
 
+// What a try that broke off had brought is gone, and must not count when the file comes again: a folder of more than half
+// of its limit would fail for good at the first connection that breaks.
+func TestAFileThatComesAgainCountsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, func(c *host.Config) { c.Limits.FolderBytes = 15 })
+		go func() {
+			for tried := false; ; {
+				var a domain.Action
+				if s.Poll(t.Context(), func(got domain.Action) error { a = got; return nil }) != nil {
+					return
+				}
+				switch a.Kind() {
+				case domain.KindListFolder:
+					s.Folder(t.Context(), a.ID(), ports.FolderReply{Body: text(`{"files":["/f/a"]}`), Size: -1, Decode: decodeJSON})
+				case domain.KindGetArtifact:
+					content := text("0123456789")
+					if !tried {
+						tried = true
+						content = newBody()
+						content.chunks <- []byte("012345678")
+						content.end <- io.ErrUnexpectedEOF
+					}
+					s.Artifact(t.Context(), a.ID(), ports.ArtifactReply{Body: content, Size: 10})
+				}
+			}
+		}()
+		got := s.Collect(t.Context(), host.Wanted{Path: "/f", Folder: func() (ports.Folder, error) { return &folder{}, nil }}, nil)
+		if got.Files != 1 || got.Bytes != 10 || got.Err != nil {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
 func TestCollect(t *testing.T) {
 	many := map[string]string{}
 	for i := range 100 {
