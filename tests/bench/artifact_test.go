@@ -26,30 +26,42 @@ const artifactSize = 1 << 30
 // ancestorChunk is what the ancestor copies at a time, at both ends, without telling the length before.
 const ancestorChunk = 32 << 10
 
-// BenchmarkArtifact is a GiB out of the real guest-tools, beside a bare client, in a process of its own as well, and
-// a bare handler that does what a host must; and beside the same two as the ancestor has them.
+// BenchmarkArtifact is a GiB out of the real guest-tools, until it is whole in a file of the host's: beside a bare
+// client, in a process of its own as well, and a bare handler that does what a host must; beside the same two as the
+// ancestor has them; and beside what the kernel can do where there is nothing else: sendfile into a socket, and splice
+// from that into a file. What becomes of the file after that isn't measured.
 func BenchmarkArtifact(b *testing.B) {
 	folder := memoryFolder(b)
 	path := file(b, folder, artifactSize)
 	guest := newGuestProcess(b, nil)
 	sender := newSender(b)
-	bare := serve(b, storing(b, folder, 1<<20))
-	ancestor := serve(b, storing(b, folder, ancestorChunk))
-	timed := func(f func()) float64 {
+	kept := make(chan *os.File, 1)
+	bare := serve(b, storing(b, folder, 1<<20, kept))
+	ancestor := serve(b, storing(b, folder, ancestorChunk, kept))
+	raw := spliced(b, folder, kept)
+	timed := func(f func() io.Closer) float64 {
 		start := time.Now()
-		f()
-		return rate(artifactSize, time.Since(start))
+		came := f()
+		took := time.Since(start)
+		must(b, came.Close())
+		return rate(artifactSize, took)
+	}
+	send := func(how, to string) func() float64 {
+		return func() float64 {
+			return timed(func() io.Closer {
+				sender.send(b, how, url.Values{"path": {path}, "to": {to}})
+				return <-kept
+			})
+		}
 	}
 	for range b.N {
 		got := figures.InTurns(turns, func() float64 {
-			return timed(func() { guest.artifact(b, path, artifactSize) })
-		}, func() float64 {
-			return timed(func() { sender.send(b, "/file", url.Values{"path": {path}, "to": {bare}}) })
-		}, func() float64 {
-			return timed(func() { sender.send(b, "/chunks", url.Values{"path": {path}, "to": {ancestor}}) })
-		})
+			return timed(func() io.Closer { return guest.artifact(b, path, artifactSize) })
+		}, send("/file", bare), send("/chunks", ancestor), send("/raw", raw))
 		figure := figures.Figure{What: "an artifact of 1 GiB", Unit: "MiB/s", Ours: got[0],
 			Beside: "a bare client and handler", Limit: got[1], Wanted: 0.9}
+		figure.Report(b)
+		figure.What, figure.Beside, figure.Limit, figure.Wanted = "an artifact of 1 GiB, and the kernel", "sendfile into a socket, and splice from it into a file", got[3], 0
 		figure.Report(b)
 		figure.What, figure.Beside, figure.Limit, figure.Wanted = "an artifact of 1 GiB, and the ancestor's way", "copies in chunks of 32 KiB", got[2], 1.8
 		figure.Report(b)
@@ -57,29 +69,66 @@ func BenchmarkArtifact(b *testing.B) {
 }
 
 // artifact brings a file out of the guest.
-func (g *guestProcess) artifact(b *testing.B, path string, size int64) {
+func (g *guestProcess) artifact(b *testing.B, path string, size int64) io.Closer {
 	b.Helper()
 	artifact, err := g.host.Artifact(b.Context(), path)
 	must(b, err)
 	came, err := artifact.Seek(0, io.SeekEnd)
-	must(b, errors.Join(err, artifact.Close()))
+	must(b, err)
 	if came != size {
 		b.Fatalf("%d bytes came", came)
 	}
+	return artifact
 }
 
 // storing is a handler that stores a body in a temporary file, so much at a time.
-func storing(b *testing.B, folder string, block int) http.Handler {
+func storing(b *testing.B, folder string, block int, kept chan<- *os.File) http.Handler {
 	return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		temporary, err := os.CreateTemp(folder, "bare-*")
-		if err == nil {
-			_, err = io.CopyBuffer(struct{ io.Writer }{temporary}, r.Body, make([]byte, block))
-			err = errors.Join(err, os.Remove(temporary.Name()), temporary.Close())
-		}
-		if err != nil {
+		temporary := temporaryFile(b, folder)
+		if _, err := io.CopyBuffer(struct{ io.Writer }{temporary}, r.Body, make([]byte, block)); err != nil {
 			b.Error(err)
 		}
+		kept <- temporary
 	})
+}
+
+// spliced stores what comes of each connection in a temporary file, which takes it off the socket by itself.
+func spliced(b *testing.B, folder string, kept chan<- *os.File) (address string) {
+	b.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(b, err)
+	var over sync.WaitGroup
+	b.Cleanup(func() {
+		listener.Close()
+		over.Wait()
+	})
+	over.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return // it is over
+			}
+			temporary := temporaryFile(b, folder)
+			if _, err := temporary.ReadFrom(conn); err != nil {
+				b.Error(err)
+			}
+			conn.Close() // which tells that it is there
+			kept <- temporary
+		}
+	})
+	return listener.Addr().String()
+}
+
+// temporaryFile is a file without a name.
+func temporaryFile(b *testing.B, folder string) *os.File {
+	temporary, err := os.CreateTemp(folder, "bare-*")
+	if err == nil {
+		err = os.Remove(temporary.Name())
+	}
+	if err != nil {
+		b.Error(err)
+	}
+	return temporary
 }
 
 const (
@@ -173,10 +222,33 @@ func senderMain(listener net.Listener) int {
 	}
 	handle("/file", func(query url.Values) error { return sendFile(client, query, false) })
 	handle("/chunks", func(query url.Values) error { return sendFile(&http.Client{}, query, true) }) // which lets itself be paced
+	handle("/raw", func(query url.Values) error { return sendRaw(query.Get("path"), query.Get("to")) })
 	handle("/folder", func(query url.Values) error { return sendFolder(client, query.Get("to")) })
 	err := httpserver.Serve(context.Background(), listener, mux, quiet)
 	fmt.Fprintln(os.Stderr, err)
 	return 1
+}
+
+// sendRaw sends a file by sendfile, and waits until the other end has it.
+func sendRaw(path, to string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	conn, err := dialUnpaced(context.Background(), to)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err = io.Copy(conn, f); err != nil {
+		return err
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, conn)
+	return err
 }
 
 // sendFile posts a file: with its length before it, so that it leaves by sendfile, or in chunks, as the ancestor does.

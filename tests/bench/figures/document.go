@@ -21,6 +21,7 @@ var text string
 // isn't here is an error.
 var rows = []string{
 	"an artifact of 1 GiB",
+	"an artifact of 1 GiB, and the kernel",
 	"an artifact of 1 GiB, and the ancestor's way",
 	"10,000 files of 1 KiB",
 	"a command's log of 1 GiB",
