@@ -53,7 +53,11 @@ const unfitHoles = "a file with holes"
 // archiveEntry tells what an entry is. Links and whatever else could lead somewhere is unfit, and so is a
 // file with holes: a few bytes could claim any size.
 func archiveEntry(h *tar.Header) domain.ArchiveEntry {
-	entry := domain.ArchiveEntry{Name: h.Name, Size: h.Size, Failure: domain.FileFailure(h.PAXRecords[archiveError])}
+	entry := domain.ArchiveEntry{
+		Name:    strings.Clone(h.Name), // which may be a part of all its records
+		Size:    h.Size,
+		Failure: domain.FileFailure(h.PAXRecords[archiveError]),
+	}
 	switch h.Typeflag {
 	case tar.TypeReg:
 		for record := range h.PAXRecords {
