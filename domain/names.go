@@ -205,10 +205,12 @@ func (l *Listing) Refuse(err error) {
 	}
 }
 
-// Account adds the account of refused names of another list of the same folder.
+// Account takes the account of refused names of another list of the same folder where that has more of them:
+// they are the same names, as far as both were told them.
 func (l *Listing) Account(other Listing) {
-	l.Refused += other.Refused
-	l.Reasons = append(l.Reasons, other.Reasons[:min(len(other.Reasons), max(maxReasons-len(l.Reasons), 0))]...)
+	if other.Refused > l.Refused {
+		l.Refused, l.Reasons = other.Refused, other.Reasons
+	}
 }
 
 // IsFile tells that the path asked for is no folder but a regular file.

@@ -235,21 +235,21 @@ func TestRelativeNames(t *testing.T) {
 	}
 }
 
-func TestListingsAddUp(t *testing.T) {
-	var one, other domain.Listing
+// A name that can't be kept was counted twice where two lists of a folder told it.
+func TestListingsOfOneFolder(t *testing.T) {
+	var few, many domain.Listing
 	for range 5 {
-		one.Refuse(domain.ErrRefusedName)
+		few.Refuse(domain.ErrRefusedName)
 	}
 	for range 20 {
-		other.Refuse(domain.ErrInvalidReply)
+		many.Refuse(domain.ErrInvalidReply)
 	}
-	one.Account(other)
-	if one.Refused != 25 || len(one.Reasons) != 8 || one.Reasons[4] != domain.ErrRefusedName || one.Reasons[5] != domain.ErrInvalidReply {
-		t.Errorf("%d names are refused, for %v", one.Refused, one.Reasons)
-	}
-	one.Account(other)
-	if one.Refused != 45 || len(one.Reasons) != 8 {
-		t.Errorf("%d names are refused, for %v", one.Refused, one.Reasons)
+	for _, pair := range [][2]domain.Listing{{few, many}, {many, few}} {
+		one := pair[0]
+		one.Account(pair[1])
+		if one.Refused != 20 || len(one.Reasons) != 8 || one.Reasons[0] != domain.ErrInvalidReply {
+			t.Errorf("%d names are refused, for %v", one.Refused, one.Reasons)
+		}
 	}
 }
 
