@@ -77,7 +77,7 @@ func (r *arrival) entry(entry domain.ArchiveEntry, content io.Reader) error {
 	if r.entries++; r.entries > limits.ListEntries {
 		return &domain.LimitError{Limit: "ListEntries", Max: limits.ListEntries, Unit: "names"}
 	}
-	r.beside.left += entryRoom
+	r.beside.allow(entryRoom)
 	file, kept, err := r.take(entry)
 	if err != nil {
 		return err
@@ -129,10 +129,11 @@ func (r *arrival) room(entry domain.ArchiveEntry, file domain.ListedFile) error 
 		}
 		return fmt.Errorf("%w: %w", errTooLarge, limit)
 	}
-	if r.content += entry.Size; r.content > limits.FolderBytes && file.Relative != "." {
+	if entry.Size > limits.FolderBytes-r.content && file.Relative != "." {
 		return &domain.LimitError{Limit: "FolderBytes", Max: limits.FolderBytes, Unit: "bytes"}
 	}
-	r.beside.left += entry.Size
+	r.content += entry.Size
+	r.beside.allow(entry.Size)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -163,7 +164,7 @@ type limitedReader struct {
 }
 
 func (l *limitedReader) Read(p []byte) (int, error) {
-	if int64(len(p)) > l.left+1 {
+	if int64(len(p))-1 > l.left { // l.left+1 may be too much to be said
 		p = p[:l.left+1] // one more tells the limit from the end
 	}
 	n, err := l.r.Read(p)
@@ -173,6 +174,9 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 	l.left -= int64(n)
 	return n, err
 }
+
+// allow lets n bytes more come.
+func (l *limitedReader) allow(n int64) { l.left += min(n, math.MaxInt64-l.left) }
 
 // pacedReader holds a sender to the least rate, and gives up when its context ends. It does so by the
 // body's own read deadline, which needs no goroutine. A body that has none can't be interrupted: then
