@@ -86,7 +86,7 @@ func (c *collection) collect(ctx context.Context) error {
 	defer c.giveUp(nil)
 	rest, err := c.service.gather(ctx, c.wanted.Path, c)
 	if err != nil {
-		c.result.Missing = errors.Is(err, domain.ErrResourceNotFound)
+		c.result.Missing = c.folder == nil && errors.Is(err, domain.ErrResourceNotFound)
 		if c.folder != nil { // told beside the files' own errors, however many those are
 			c.untried = fmt.Errorf("%w\nthe rest of the folder was not tried", err)
 			return nil
@@ -243,12 +243,12 @@ func (c *collection) room(n int64, now bool) error {
 type countedStorage struct {
 	ports.Storage
 	c     *collection
-	bytes int64 // of the last try
+	bytes int64 // of the try that came whole
 }
 
 func (s *countedStorage) Create(size int64) (ports.Upload, error) {
 	s.c.advance(func(p *Progress) {
-		p.Bytes -= s.bytes // of a try that failed
+		p.Bytes -= s.bytes // of a try that came too late for its caller
 		if s.c.result.IsFile {
 			p.Expect = size
 		}
@@ -261,7 +261,7 @@ func (s *countedStorage) Create(size int64) (ports.Upload, error) {
 	if err != nil {
 		return nil, err
 	}
-	return countedUpload{Upload: upload, s: s}, nil
+	return &countedUpload{Upload: upload, s: s}, nil
 }
 
 // Space implements ports.StorageWithSpace.
@@ -269,29 +269,48 @@ func (s *countedStorage) Space() (free, disk int64, err error) { return spaceIn(
 
 type countedUpload struct {
 	ports.Upload
-	s *countedStorage
+	s     *countedStorage
+	bytes int64 // given back where the try fails
 }
 
-func (u countedUpload) Write(p []byte) (int, error) {
+func (u *countedUpload) Write(p []byte) (int, error) {
 	if err := u.s.c.room(int64(len(p)), true); err != nil {
 		return 0, err
 	}
 	n, err := u.Upload.Write(p)
-	u.s.bytes += int64(n)
+	u.bytes += int64(n)
 	unwritten := int64(len(p) - n)
 	u.s.c.advance(func(p *Progress) { p.Bytes -= unwritten })
 	return n, err
 }
 
 // ReadFrom has the storage take what comes by itself, where it can.
-func (u countedUpload) ReadFrom(r io.Reader) (int64, error) {
+func (u *countedUpload) ReadFrom(r io.Reader) (int64, error) {
 	to, ok := u.Upload.(io.ReaderFrom)
 	if !ok {
 		return 0, errors.ErrUnsupported
 	}
 	n, err := to.ReadFrom(r)
-	u.s.bytes += n
 	full := u.s.c.room(n, true)
+	if full == nil {
+		u.bytes += n
+	}
 	u.s.c.advance(func(*Progress) {})
 	return n, errors.Join(err, full)
+}
+
+func (u *countedUpload) Commit() (io.ReadSeekCloser, error) {
+	file, err := u.Upload.Commit()
+	if err == nil {
+		u.s.bytes, u.bytes = u.bytes, 0
+	}
+	return file, err
+}
+
+func (u *countedUpload) Close() error {
+	if u.bytes > 0 {
+		u.s.c.advance(func(p *Progress) { p.Bytes -= u.bytes })
+		u.bytes = 0
+	}
+	return u.Upload.Close()
 }
