@@ -41,7 +41,7 @@ type guestProcess struct {
 // newGuestProcess starts guest-tools whose way to the host is by way of through, or direct where that is nil.
 func newGuestProcess(b *testing.B, through func(b *testing.B, address string) string) *guestProcess {
 	b.Helper()
-	storage, err := metaservice.NewTemporaryStorage(memoryFolder(b))
+	storage, err := metaservice.NewTemporaryStorage(b.TempDir())
 	must(b, err)
 	host := metaservice.New([]string{"sleep", "infinity"}, nil, nil, nil, &metaservice.Environment{TemporaryStorage: storage})
 	address := serve(b, host)
