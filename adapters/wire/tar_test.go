@@ -165,7 +165,7 @@ func TestArchivesOfOtherThings(t *testing.T) {
 		case "a file with holes":
 			buf.Write(oldHoles(1 << 50))
 		case "a file with holes ":
-			buf.Write(paxHoles(1 << 50))
+			buf.Write(paxHoles(1<<50, tar.TypeReg))
 		default:
 			if header.Typeflag == tar.TypeXGlobalHeader {
 				header.Name = ""
@@ -223,12 +223,12 @@ func oldHoles(size int64) []byte {
 }
 
 // paxHoles is the same of the format in PAX records.
-func paxHoles(size int64) []byte {
+func paxHoles(size int64, kind byte) []byte {
 	var records string
 	for _, record := range []string{"GNU.sparse.numblocks=1", "GNU.sparse.map=0,0", fmt.Sprint("GNU.sparse.size=", size), "GNU.sparse.name=x"} {
 		records += fmt.Sprintf("%d %s\n", len(record)+len("00 \n"), record)
 	}
-	return slices.Concat(header("x", tar.TypeXHeader, int64(len(records)), nil), []byte(records), make([]byte, 512-len(records)), header("y", tar.TypeReg, 0, nil))
+	return slices.Concat(header("x", tar.TypeXHeader, int64(len(records)), nil), []byte(records), make([]byte, 512-len(records)), header("y", kind, 0, nil))
 }
 
 // A large tree with few files must bring what a host demands, in an archive as in a list.
@@ -282,7 +282,7 @@ func (noTaker) Write([]byte) (int, error) { return 0, errTest }
 func FuzzDecodeArchive(f *testing.F) {
 	for _, seed := range [][]byte{
 		archive(), archive("a", "content", "d/ü", "", strings.Repeat("x/", 90)+"y", "!not-found"), archive(".", strings.Repeat("x", 600)), archive("\xff", "!apart"),
-		slices.Concat(oldHoles(1<<50), archive("a", "")), slices.Concat(paxHoles(1<<50), archive("a", "")),
+		slices.Concat(oldHoles(1<<50), archive("a", "")), slices.Concat(paxHoles(1<<50, tar.TypeReg), archive("a", "")),
 		slices.Concat(header("a", tar.TypeReg, 1<<32, nil), archive("b", "")), slices.Concat(header("../a", tar.TypeSymlink, 0, nil), archive()),
 		slices.Concat(header("././@LongLink", tar.TypeGNULongName, 5, nil), []byte("/etc\x00"), make([]byte, 507), header("a", '0', 0, nil), archive()),
 	} {

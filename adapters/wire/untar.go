@@ -58,13 +58,14 @@ func archiveEntry(h *tar.Header) domain.ArchiveEntry {
 		Size:    h.Size,
 		Failure: domain.FileFailure(h.PAXRecords[archiveError]),
 	}
+	for record := range h.PAXRecords { // of any type: package tar reads them so
+		if strings.HasPrefix(record, "GNU.sparse.") {
+			entry.Unfit = unfitHoles
+			return entry
+		}
+	}
 	switch h.Typeflag {
 	case tar.TypeReg:
-		for record := range h.PAXRecords {
-			if strings.HasPrefix(record, "GNU.sparse.") {
-				entry.Unfit = unfitHoles
-			}
-		}
 	case tar.TypeDir:
 		entry.Folder = true
 	case tar.TypeLink, tar.TypeSymlink:
