@@ -9,7 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -200,7 +200,8 @@ func (p *peer) end(err error) {
 		p.mu.Unlock()
 		return
 	}
-	if p.writeErr != nil && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errEnded)) {
+	timeout, ok := errors.AsType[net.Error](err) // gVisor's are no os.ErrDeadlineExceeded
+	if p.writeErr != nil && (ok && timeout.Timeout() || errors.Is(err, errEnded)) {
 		err = p.writeErr // the one led to the other
 	}
 	p.cause = err
