@@ -93,3 +93,30 @@ func TestARefusedNameOfACutStreamCountsOnce(t *testing.T) {
 		s.Close()
 	})
 }
+
+// A file that the guest has named, and that is gone when its stream has broken off, would have been told by nobody:
+// the list doesn't have it either.
+func TestAFileThatGoesAwayAmidItsStreamIsTold(t *testing.T) {
+	for what, archive := range map[string][]byte{
+		"in parts": pack(map[string]string{"a": "1", "b": strings.Repeat("x", 200_000)})[:100_000],
+		"apart":    pack(map[string]string{"a": "1", "b": "!apart"})[:3000],
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, target := newService(t, nil), &folder{}
+			greet(t, s, domain.FeatureTar)
+			go func() {
+				s.Archive(t.Context(), take(t, s).ID(), sent(archive, io.EOF))
+				s.Folder(t.Context(), take(t, s).ID(), ports.FolderReply{Body: text(`{"files":["/f/a"]}`), Size: -1, Decode: decodeJSON})
+				if a := take(t, s); a.Kind() == domain.KindGetArtifact {
+					s.Artifact(t.Context(), a.ID(), ports.ArtifactReply{Body: text(""), Error: "file-not-found"})
+				}
+			}()
+			got := s.Collect(t.Context(), host.Wanted{Path: "/f", Folder: func() (ports.Folder, error) { return target, nil }}, nil)
+			wantError(t, got.Err, []error{domain.ErrResourceNotFound}, `"/f/b"`)
+			if got.Files != 1 || target.left() != 0 {
+				t.Errorf("%s: %d files came, %d are open", what, got.Files, target.left())
+			}
+			s.Close()
+		})
+	}
+}

@@ -40,9 +40,9 @@ type gathering struct {
 	isFile  bool
 	refusal error // the taker's
 	names   *domain.FolderNames
-	pending map[string]bool     // of names, those whose file is neither with the taker nor told as failed
-	later   []domain.ListedFile // of those, what the guest wants to be asked for by itself
-	account domain.Listing      // of the names that can't be kept
+	pending map[string]domain.ListedFile // of names, those whose file is neither with the taker nor told as failed
+	later   []domain.ListedFile          // of those, what the guest wants to be asked for by itself
+	account domain.Listing               // of the names that can't be kept
 }
 
 // gather brings a file or the files of a folder to their taker in one stream, where the guest can do that. The
@@ -51,7 +51,7 @@ type gathering struct {
 // and the taker's at its begin.
 func (s *Service) gather(ctx context.Context, path string, to taker) (rest domain.Listing, err error) {
 	g := &gathering{service: s, path: path, to: to, todo: make(chan func()),
-		names: domain.NewFolderNames(path), pending: make(map[string]bool)}
+		names: domain.NewFolderNames(path), pending: make(map[string]domain.ListedFile)}
 	if !s.Features().Has(domain.FeatureTar) {
 		return g.list(ctx)
 	}
@@ -91,9 +91,14 @@ func (g *gathering) list(ctx context.Context) (domain.Listing, error) {
 	listing.Account(g.account)
 	var missing []domain.ListedFile
 	for _, file := range listing.Files {
-		if !g.names.Has(file.Relative) || g.pending[file.Relative] {
+		_, pending := g.pending[file.Relative]
+		if pending || !g.names.Has(file.Relative) {
 			missing = append(missing, file)
 		}
+		delete(g.pending, file.Relative)
+	}
+	for _, file := range g.pending { // gone meanwhile, but it was there: the guest is to say so
+		missing = append(missing, file)
 	}
 	listing.Files = missing
 	return listing, nil
@@ -210,7 +215,7 @@ func (g *gathering) take(entry domain.ArchiveEntry) (file domain.ListedFile, kep
 		g.account.Refuse(err)
 		return file, false, nil
 	}
-	g.pending[file.Relative] = true
+	g.pending[file.Relative] = file
 	if entry.Failure == domain.FailureApart {
 		g.later = append(g.later, file)
 	}
