@@ -126,27 +126,28 @@ func (l *restingLog) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// end reads what is behind the last chunk: RFC 9112, section 7.1.2. The next request begins after it.
+// end reads what is behind the last chunk: RFC 9112, section 7.1.2. The next request begins after it. It takes what
+// net/http does, whose lines end with CRLF here.
 func (l *restingLog) end() error {
 	var trailers bytes.Buffer
-	within := false // a line that is longer than the buffer
 	for trailers.Len() <= maxTrailers {
-		line, err := l.from.ReadSlice('\n')
-		trailers.Write(line)
-		switch {
+		piece, err := l.from.ReadSlice('\n')
+		trailers.Write(piece)
+		switch all := trailers.Bytes(); {
 		case err == bufio.ErrBufferFull:
-			within = true
 			continue
 		case err == io.EOF:
 			return io.ErrUnexpectedEOF
 		case err != nil:
 			return err
-		case within || len(bytes.TrimRight(line, "\r\n")) > 0:
-			within = false
+		case !bytes.HasSuffix(all, crlf):
+			return errTrailers
+		case len(all) > len(crlf) && !bytes.HasSuffix(all, slices.Concat(crlf, crlf)):
 			continue
-		}
-		if _, err := textproto.NewReader(bufio.NewReader(&trailers)).ReadMIMEHeader(); err != nil {
-			return err
+		case len(all) > len(crlf):
+			if _, err := textproto.NewReader(bufio.NewReader(&trailers)).ReadMIMEHeader(); err != nil {
+				return err
+			}
 		}
 		next, _ := l.from.Peek(l.from.Buffered()) // it is there
 		l.conn.Unread(next)
@@ -155,4 +156,6 @@ func (l *restingLog) end() error {
 	return errTrailers
 }
 
-var errTrailers = errors.New("too much comes behind the body")
+var crlf = []byte("\r\n")
+
+var errTrailers = errors.New("what comes behind the body is too much, or no fields")

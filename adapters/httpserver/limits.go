@@ -19,6 +19,8 @@ func LimitRows() []domain.LimitRow {
 			Of: "for a request's headers to come; " + domain.LimitTime(CrowdedHeaderTimeout) + " where another connection waits for room", AtLimit: "the connection is closed", Change: "fixed: below what any guest waits"},
 		{Area: area, Name: "idle time", Default: domain.LimitTime(IdleTimeout),
 			Of: "a connection between requests", AtLimit: "the connection is closed", Change: "fixed: guests close theirs after 60 s, so that no request runs into it"},
+		{Area: area, Name: "lingering", Default: domain.LimitTime(lingerTime),
+			Of: "a connection behind its last answer, while the guest still sends; " + domain.LimitBytes(lingerBytes) + " are read at most", AtLimit: "the connection is closed", Change: fixed},
 		{Area: area, Name: "names", Default: "addresses, and names without a dot",
 			Of: "the Host header", AtLimit: "421 at all endpoints, not at proxies; in the log", Change: "Environment.Hosts, httpserver.Config.Hosts, serve --host-name"},
 	}
