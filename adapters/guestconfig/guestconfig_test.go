@@ -151,6 +151,8 @@ func TestFiles(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("entrypoint: [a]\nenv: {A: b}\nuser: 1\ntty: no\n"))
 	f.Add([]byte("a: &a [*a]"))
+	f.Add([]byte("!%1B"))            // a tag's escapes
+	f.Add([]byte(`tty: !!int "\e"`)) // a value's
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if _, err := guestconfig.Parse(data); err != nil && strings.ContainsRune(err.Error(), '\x1b') {
 			t.Errorf("%q: the error holds the file's control characters: %q", data, err)

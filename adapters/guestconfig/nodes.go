@@ -33,17 +33,21 @@ func describe(node *yaml.Node) string {
 		return "a list"
 	}
 	value := domain.Quote(node.Value)
+	bare := node.Value
+	if value != `"`+bare+`"` { // a tag calls anything a number
+		bare = value
+	}
 	switch node.ShortTag() {
 	case "!!null":
 		return "empty"
 	case "!!str":
 		return "the string " + value
 	case "!!int", "!!float":
-		return "the number " + node.Value
+		return "the number " + bare
 	case "!!bool":
-		return "the truth value " + node.Value
+		return "the truth value " + bare
 	}
-	return node.ShortTag() + " " + value
+	return value + " with the tag " + domain.Quote(node.ShortTag())
 }
 
 // eachKey calls set for each key of a mapping, and allows each once.
