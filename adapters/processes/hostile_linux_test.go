@@ -30,7 +30,7 @@ func eventually(so func() bool) bool {
 	return so()
 }
 
-// statOf is a process's state and parent; a zombie has none.
+// statOf is a process's parent, and whether it is more than a zombie, or what is left while one is reaped.
 func statOf(pid int) (parent int, alive bool) {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -38,7 +38,7 @@ func statOf(pid int) (parent int, alive bool) {
 	}
 	fields := bytes.Fields(line[bytes.LastIndexByte(line, ')')+1:])
 	parent, _ = strconv.Atoi(string(fields[1]))
-	return parent, string(fields[0]) != "Z"
+	return parent, !bytes.ContainsAny(fields[0], "ZXx")
 }
 
 func gone(pids ...int) bool {

@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 			os.Exit(processes.ShimMain(os.Args[2:]))
 		case "parent":
 			parent(os.Args[2])
+		case "hoard":
+			hoard()
 		case "bare":
 			bare()
 		}
@@ -73,6 +75,22 @@ func parent(script string) {
 	s := must(processes.New(processes.Config{Mode: processes.ModeShim, Shim: shim()}))
 	p := must(s.Start(ports.ProcessSpec{Command: []string{"/bin/sh", "-c", script}, Env: os.Environ()}))
 	_, _ = io.Copy(os.Stdout, p.Output())
+	select {}
+}
+
+// hoard has its output, and all the other files that it may have, so that it takes long to die: it closes them
+// on its way.
+func hoard() {
+	var files syscall.Rlimit
+	must(0, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files))
+	files.Cur = files.Max
+	must(0, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files))
+	for range 200_000 {
+		if _, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0); err != nil {
+			break
+		}
+	}
+	fmt.Println(os.Getpid())
 	select {}
 }
 

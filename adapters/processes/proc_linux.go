@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -79,6 +80,9 @@ func commandAlive(pid int, reaped <-chan struct{}) bool {
 type procTree struct {
 	own   func(stat) bool
 	group int // signalled in the tree's place where there is no /proc
+
+	mu    sync.Mutex
+	known map[int]uint64 // guarded by mu: the start of each that the last look found, by pid
 }
 
 // scan lists the tree, without its zombies. whole is false where it may have missed something: /proc is
@@ -108,12 +112,24 @@ func (t *procTree) scan() (found []stat, whole bool, err error) {
 			whole = false
 		}
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	known := make(map[int]uint64)
 	for _, s := range all {
-		if !s.dead() && t.holds(all, s) {
+		if !s.dead() && (t.knows(s) || t.holds(all, s)) {
 			found = append(found, s)
+			known[s.pid] = s.start
 		}
 	}
+	t.known = known
 	return found, whole, nil
+}
+
+// knows tells whether a process was of the tree before. While one dies it closes its files, and those who led
+// to it may have died first: what picked it may be gone before it is.
+func (t *procTree) knows(s stat) bool {
+	start, ok := t.known[s.pid]
+	return ok && start == s.start
 }
 
 // holds climbs from a process to its ancestors.

@@ -1,6 +1,7 @@
 package processes_test
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,6 +54,26 @@ func TestShimOfAShellKilledByItsTask(t *testing.T) {
 		if !gone(pids...) {
 			t.Errorf("%s: some of %v are alive", kind, pids)
 		}
+	}
+}
+
+// TestStrayThatTakesLongToDie: one that was found by its output is none of the dead yet when it has closed that.
+func TestStrayThatTakesLongToDie(t *testing.T) {
+	p := startShell(t, starter(t, processes.ModeShim), sh(`
+		(setsid `+self(t)+` hoard &)
+		read started; kill -KILL $PPID; sleep 1000; :`))
+	pids := readPIDs(t, p.Output(), 1)
+	if _, err := io.WriteString(p.Stdin(), "now\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if survivors, err := p.Kill(t.Context(), time.Hour); len(survivors) > 0 || err != nil {
+		t.Errorf("Kill: %v, %v", survivors, err)
+	}
+	if !gone(pids...) {
+		t.Errorf("%v is alive", pids)
 	}
 }
 
