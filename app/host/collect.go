@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/hexworker/metaservice/domain"
@@ -52,14 +54,26 @@ func (s *Service) Collect(ctx context.Context, wanted Wanted, progress func(Prog
 	c := &collection{service: s, wanted: wanted, result: Collected{Path: wanted.Path}, report: progress}
 	c.progress = Progress{Path: wanted.Path, Expect: -1}
 	if err := c.collect(ctx); err != nil {
-		c.fail(err)
+		c.fail("", err)
 	}
-	c.result.Err = errors.Join(c.errs...)
+	// Files come in any order; what is said of them doesn't.
+	slices.SortStableFunc(c.errs, func(a, b fileError) int { return strings.Compare(a.file, b.file) })
+	errs := make([]error, len(c.errs))
+	for i, e := range c.errs {
+		errs[i] = e.err
+	}
+	c.result.Err = errors.Join(errs...)
 	if more := c.failures - len(c.errs); more > 0 {
 		c.result.Err = fmt.Errorf("%w\nand %d more", c.result.Err, more)
 	}
 	c.result.Err = errors.Join(c.result.Err, c.untried)
 	return c.result
+}
+
+// fileError is what a file failed of; one without a file is of all of them.
+type fileError struct {
+	file string
+	err  error
 }
 
 // collection is the taker of what goes where it is wanted.
@@ -74,7 +88,7 @@ type collection struct {
 	mu       sync.Mutex // guards what follows
 	result   Collected
 	progress Progress
-	errs     []error
+	errs     []fileError
 	failures int
 	inARow   int
 	full     error // the folder is: the others would only fail the same way
@@ -95,7 +109,7 @@ func (c *collection) collect(ctx context.Context) error {
 	}
 	c.result.Refused = rest.Refused
 	if rest.Refused > 0 {
-		c.fail(fmt.Errorf("%d names in the folder can't be kept: %w", rest.Refused, errors.Join(rest.Reasons...)))
+		c.fail("", fmt.Errorf("%d names in the folder can't be kept: %w", rest.Refused, errors.Join(rest.Reasons...)))
 	}
 	if len(rest.Files) > 0 && !c.result.IsFile {
 		c.advance(func(p *Progress) { p.Total = p.Files + len(rest.Files) })
@@ -143,8 +157,8 @@ func (c *collection) took(file domain.ListedFile, size int64, content io.ReadSee
 }
 
 // failed implements taker.
-func (c *collection) failed(_ domain.ListedFile, err error) {
-	c.fail(err)
+func (c *collection) failed(file domain.ListedFile, err error) {
+	c.fail(file.Relative, err)
 	if why := c.hopeless(); why != nil {
 		c.giveUp(why) // those under way are told it too, whoever was first
 	}
@@ -187,7 +201,7 @@ func (c *collection) fetch(ctx context.Context, file domain.ListedFile) {
 }
 
 // fail notes an error. A file that isn't there, or can't be opened, says nothing about the others.
-func (c *collection) fail(err error) {
+func (c *collection) fail(file string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.failures++
@@ -195,7 +209,7 @@ func (c *collection) fail(err error) {
 		c.inARow++
 	}
 	if len(c.errs) < keepErrors {
-		c.errs = append(c.errs, err)
+		c.errs = append(c.errs, fileError{file, err})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -422,6 +423,39 @@ func TestAFileThatComesAgainCountsOnce(t *testing.T) {
 		got := s.Collect(t.Context(), host.Wanted{Path: "/f", Folder: func() (ports.Folder, error) { return &folder{}, nil }}, nil)
 		if got.Files != 1 || got.Bytes != 10 || got.Err != nil {
 			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// Files come at the same time, and fail in any order; what is told of them is the same each time.
+func TestErrorsOfFilesAreToldInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, nil)
+		for range 3 {
+			go func() {
+				for {
+					var a domain.Action
+					if s.Poll(t.Context(), func(got domain.Action) error { a = got; return nil }) != nil {
+						return
+					}
+					if a.Kind() == domain.KindListFolder {
+						s.Folder(t.Context(), a.ID(), ports.FolderReply{Body: text(`{"files":["/f/c","/f/a","/f/b"]}`), Size: -1, Decode: decodeJSON})
+						continue
+					}
+					if a.Path() == "/f/a" {
+						time.Sleep(time.Second) // the others have failed
+					}
+					s.Artifact(t.Context(), a.ID(), ports.ArtifactReply{Error: "file-not-found"})
+				}
+			}()
+		}
+		got := s.Collect(t.Context(), host.Wanted{Path: "/f", Folder: func() (ports.Folder, error) { return &folder{}, nil }}, nil)
+		var told []string
+		for line := range strings.Lines(fmt.Sprint(got.Err)) {
+			told = append(told, line[:strings.Index(line, ": ")])
+		}
+		if want := []string{`get-artifact of "/f/a"`, `get-artifact of "/f/b"`, `get-artifact of "/f/c"`}; !slices.Equal(told, want) {
+			t.Errorf("told of %q, want %q", told, want)
 		}
 	})
 }
