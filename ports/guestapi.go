@@ -136,10 +136,11 @@ type Body interface {
 // BulkBody is a Body that may be taken off its connection by something else than Read.
 type BulkBody interface {
 	Body
-	// MoveTo has w take up to most bytes of the body by itself: where both can, they never come to this
-	// process. It returns how many w has, with io.EOF where the body ends with them. After
-	// context.DeadlineExceeded, and errors.ErrUnsupported, which tells that it can't be done, the body can be
-	// read on; after any other error it can't. One that is w's is domain.ErrStorage.
+	// MoveTo has w take up to most bytes of the body by itself, off an io.LimitedReader that tells how many
+	// there are: where both can, they never come to this process. It returns how many w has, with io.EOF where
+	// the body ends with them. After context.DeadlineExceeded, and errors.ErrUnsupported, which tells that it
+	// can't be done, the body can be read on; after any other error it can't. One that is w's is
+	// domain.ErrStorage.
 	MoveTo(w io.ReaderFrom, most int64) (int64, error)
 }
 

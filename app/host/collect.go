@@ -91,6 +91,7 @@ type collection struct {
 	errs     []fileError
 	failures int
 	inARow   int
+	expected int64 // bytes that room is kept for
 	full     error // the folder is: the others would only fail the same way
 	untried  error // told beside the others, however many those are
 }
@@ -242,14 +243,46 @@ func (c *collection) advance(change func(*Progress)) {
 func (c *collection) room(n int64, now bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if most := c.service.limits.FolderBytes; !c.result.IsFile && c.progress.Bytes+n > most {
-		limit := &domain.LimitError{Limit: "FolderBytes", Max: most, Unit: "bytes"}
-		c.full = fmt.Errorf("%w: %w", domain.ErrNonFatalInternalError, limit)
-		return limit
+	if err := c.within(n); err != nil {
+		return err
 	}
 	if now {
 		c.progress.Bytes += n
 	}
+	return nil
+}
+
+// within is called with mu held.
+func (c *collection) within(n int64) error {
+	most := c.service.limits.FolderBytes
+	if c.result.IsFile || n <= most-c.progress.Bytes-c.expected {
+		return nil
+	}
+	limit := &domain.LimitError{Limit: "FolderBytes", Max: most, Unit: "bytes"}
+	c.full = fmt.Errorf("%w: %w", domain.ErrNonFatalInternalError, limit)
+	return limit
+}
+
+// expect keeps room for bytes that come without being seen. They are counted when they have: call came.
+func (c *collection) expect(n int64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.within(n); err != nil {
+		return err
+	}
+	c.expected += n
+	return nil
+}
+
+// came counts bytes of which so many were expected.
+func (c *collection) came(n, expected int64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.expected -= expected
+	if err := c.within(n); err != nil {
+		return err
+	}
+	c.progress.Bytes += n
 	return nil
 }
 
@@ -298,14 +331,18 @@ func (u *countedUpload) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom has the storage take what comes by itself, where it can.
+// ReadFrom has the storage take what comes by itself, where it can. No more comes than the folder has room for.
 func (u *countedUpload) ReadFrom(r io.Reader) (int64, error) {
 	to, ok := u.Upload.(io.ReaderFrom)
 	if !ok {
 		return 0, errors.ErrUnsupported
 	}
+	most := announced(r)
+	if err := u.s.c.expect(most); err != nil {
+		return 0, err
+	}
 	n, err := to.ReadFrom(r)
-	full := u.s.c.room(n, true)
+	full := u.s.c.came(n, most)
 	if full == nil {
 		u.bytes += n
 	}

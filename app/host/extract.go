@@ -94,15 +94,20 @@ func (u *folderUpload) Write(p []byte) (int, error) {
 	return u.Upload.Write(p)
 }
 
-// ReadFrom has the storage take what comes by itself, where it can.
+// ReadFrom has the storage take what comes by itself, where it can. No more comes than the folder has room for.
 func (u *folderUpload) ReadFrom(r io.Reader) (int64, error) {
 	to, ok := u.Upload.(io.ReaderFrom)
 	if !ok {
 		return 0, errors.ErrUnsupported
 	}
+	most := announced(r)
+	u.taken += most
+	if u.storage.left.Add(-most) < 0 {
+		return 0, u.storage.full
+	}
 	n, err := to.ReadFrom(r)
-	u.taken += n
-	if u.storage.left.Add(-n) < 0 {
+	u.taken += n - most
+	if u.storage.left.Add(most-n) < 0 {
 		err = errors.Join(err, u.storage.full)
 	}
 	return n, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -27,22 +28,30 @@ func (b *bulk) MoveTo(w io.ReaderFrom, most int64) (n int64, err error) {
 	if b.fails != nil {
 		return 0, b.fails
 	}
-	defer func() { b.moved.Add(n) }()
-	buf := make([]byte, 64<<10)
-	for n < most {
-		got, err := b.Read(buf[:min(int64(len(buf)), most-n)])
-		taken, werr := w.ReadFrom(bytes.NewReader(buf[:got]))
-		n += taken
-		switch {
-		case werr != nil:
-			return n, fmt.Errorf("%w: %w", domain.ErrStorage, werr)
-		case errors.Is(err, errDeadline):
-			return n, context.DeadlineExceeded
-		case err != nil:
-			return n, err
-		}
+	from := &noting{Reader: b.body}
+	n, err = w.ReadFrom(&io.LimitedReader{R: from, N: most})
+	b.moved.Add(n)
+	switch {
+	case errors.Is(from.err, errDeadline):
+		return n, context.DeadlineExceeded
+	case from.err != nil:
+		return n, from.err
+	case err != nil:
+		return n, fmt.Errorf("%w: %w", domain.ErrStorage, err)
 	}
 	return n, nil
+}
+
+// noting keeps the error that a reader ends with.
+type noting struct {
+	io.Reader
+	err error
+}
+
+func (f *noting) Read(p []byte) (n int, err error) {
+	n, err = f.Reader.Read(p)
+	f.err = err
+	return n, err
 }
 
 // taking is a storage whose uploads take what they can by themselves.
@@ -253,6 +262,126 @@ func TestErrorsOfABodyThatMoves(t *testing.T) {
 	}
 }
 
+// keeping is a storage that knows how much is in it.
+type keeping struct {
+	memory
+	held, most atomic.Int64
+}
+
+func (k *keeping) Create(size int64) (ports.Upload, error) {
+	upload, err := k.memory.Create(size)
+	return &keepingUpload{Upload: upload, in: k}, err
+}
+
+func (k *keeping) File(string) ports.Storage { return taking{Storage: k} }
+
+type keepingUpload struct {
+	ports.Upload
+	in   *keeping
+	held int64
+}
+
+func (u *keepingUpload) Write(p []byte) (int, error) {
+	u.held += int64(len(p))
+	if held := u.in.held.Add(int64(len(p))); held > u.in.most.Load() {
+		u.in.most.Store(held)
+	}
+	return len(p), nil
+}
+
+func (u *keepingUpload) Commit() (io.ReadSeekCloser, error) {
+	u.held = 0 // it stays
+	return u.Upload.Commit()
+}
+
+func (u *keepingUpload) Close() error {
+	u.in.held.Add(-u.held)
+	u.held = 0
+	return u.Upload.Close()
+}
+
+// largeFiles is a guest with a folder of two files of 24 MiB, which it sends at the same time.
+func largeFiles(ctx context.Context, api ports.GuestAPI) {
+	const mib = 1 << 20
+	var polls sync.WaitGroup
+	defer polls.Wait()
+	for range 2 {
+		polls.Go(func() {
+			for {
+				var a domain.Action
+				if api.Poll(ctx, func(got domain.Action) error { a = got; return nil }) != nil {
+					return
+				}
+				if a.Kind() == domain.KindListFolder {
+					api.Folder(ctx, a.ID(), ports.FolderReply{Body: text(`{"files":["/f/a","/f/b"]}`), Size: -1, Decode: decodeJSON})
+					continue
+				}
+				b := &bulk{body: newBody()}
+				over := make(chan struct{})
+				polls.Go(func() {
+					time.Sleep(time.Second) // both have begun
+					for range 24 {
+						select {
+						case b.chunks <- make([]byte, mib):
+						case <-over:
+							return
+						}
+					}
+					b.end <- io.EOF
+				})
+				api.Artifact(ctx, a.ID(), ports.ArtifactReply{Body: b, Size: 24 * mib})
+				close(over)
+			}
+		})
+	}
+}
+
+// Threat 11: large files of one folder that come at the same time, and are taken without being seen, keep within its
+// limit together, to the byte.
+func TestThreat11MovingBodiesShareTheirFoldersRoom(t *testing.T) {
+	limits := domain.Limits{Tries: 1, FolderBytes: 40 << 20}
+	for name, bring := range map[string]func(t *testing.T, kept *keeping) error{
+		"Collect": func(t *testing.T, kept *keeping) error {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			s := newService(t, func(c *host.Config) { c.Limits = limits })
+			go largeFiles(ctx, s)
+			return s.Collect(ctx, host.Wanted{Path: "/f", Folder: func() (ports.Folder, error) { return kept, nil }}, nil).Err
+		},
+		"ExtractFolder": func(t *testing.T, kept *keeping) error {
+			m := &machine{guest: func(ctx context.Context, api ports.GuestAPI) error {
+				defer largeFiles(ctx, api)
+				return api.Resolve(ctx, domain.Result{Success: true})
+			}}
+			engine, err := host.NewEngine(host.EngineConfig{Machine: m, Storage: taking{Storage: kept}, IDs: &counter{}, Limits: limits,
+				Handler: func(api ports.GuestAPI, _ map[string]ports.Handler) ports.Handler {
+					m.api = api
+					return nil
+				}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer engine.Dispose(context.Background())
+			result, err := startSandbox(t, engine).WaitForResult(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return result.ExtractFolder(t.Context(), "/f", func(string, io.ReadSeeker) error { return nil })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				kept := &keeping{}
+				err := bring(t, kept)
+				wantError(t, err, nil, "FolderBytes")
+				if most := kept.most.Load(); most > limits.FolderBytes {
+					t.Errorf("there were %d bytes of the %d that the limit allows", most, limits.FolderBytes)
+				}
+			})
+		})
+	}
+}
+
 // Threat 11: others may fill the disk while an artifact comes.
 func TestThreat11AMovingBodyLooksAtTheDisk(t *testing.T) {
 	const mib = 1 << 20
@@ -269,7 +398,7 @@ func TestThreat11AMovingBodyLooksAtTheDisk(t *testing.T) {
 				}
 			}
 		}()
-		others := func() { d.written += mib }
+		others := func() { d.written += 200 * mib }
 		_, _, err := transfer(t.Context(), t, newService(t, once), spaceTaking{taking{Storage: d, each: others}, d}, b, 500*mib)
 		close(stop)
 		if !errors.Is(err, domain.ErrStorage) || b.moved.Load() > 100*mib {

@@ -45,7 +45,7 @@ func (s *Service) receiveArtifact(ctx context.Context, a *ask, storage ports.Sto
 	body, done := s.paced(ctx, a, reply.Body)
 	defer done()
 	limited := &limitedReader{r: body, left: tooLarge.Max, err: tooLarge}
-	ended, err := move(upload, body, limited, space)
+	ended, err := move(upload, body, reply.Size, limited, space)
 	if err == nil && !ended {
 		err = spool(space.writer(upload), limited)
 	}
@@ -60,15 +60,16 @@ func (s *Service) receiveArtifact(ctx context.Context, a *ask, storage ports.Sto
 }
 
 const (
-	// slice is how much of a body an upload takes by itself at a time: what a pipe in the kernel holds.
-	slice = 1 << 20
+	// slice is how much of a body an upload takes by itself at a time. The kernel does that in steps of not quite
+	// the MiB that a pipe holds: what is left of a slice of one MiB is a step that costs as much as a whole one.
+	slice = spaceEvery
 	// sliceTime is how long it may wait for that: the pace is looked at again.
 	sliceTime = time.Second
 )
 
 // move has the upload take the body off its connection by itself, as far as both can, and tells whether that was all
 // of it. What is left, spool copies.
-func move(upload ports.Upload, body *pacedReader, limited *limitedReader, space space) (ended bool, err error) {
+func move(upload ports.Upload, body *pacedReader, size int64, limited *limitedReader, space space) (ended bool, err error) {
 	to, ok := upload.(io.ReaderFrom)
 	if !ok {
 		return false, nil
@@ -78,14 +79,16 @@ func move(upload ports.Upload, body *pacedReader, limited *limitedReader, space 
 		return false, nil
 	}
 	for sinceLook := int64(0); limited.left > 0; {
+		most := min(slice, limited.left)
 		if sinceLook >= spaceEvery {
 			sinceLook = 0
-			if err := space.check(slice); err != nil {
+			if err := space.check(max(0, min(most, size))); err != nil {
 				return false, fmt.Errorf("%w: %w", domain.ErrStorage, err)
 			}
 		}
-		n, err := body.move(bulk, to, min(slice, limited.left))
+		n, err := body.move(bulk, to, most)
 		limited.left -= n
+		size -= n
 		sinceLook += n
 		switch {
 		case err == io.EOF:
@@ -97,6 +100,14 @@ func move(upload ports.Upload, body *pacedReader, limited *limitedReader, space 
 		}
 	}
 	return false, nil // it may have come to its end just so
+}
+
+// announced is how many bytes a body that moves is to bring now, where it tells. They can be kept free for it.
+func announced(r io.Reader) int64 {
+	if limited, ok := r.(*io.LimitedReader); ok {
+		return limited.N
+	}
+	return 0
 }
 
 // spool copies r to w in large blocks, and tells the two ends' errors apart.
