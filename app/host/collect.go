@@ -56,6 +56,9 @@ func (s *Service) Collect(ctx context.Context, wanted Wanted, progress func(Prog
 	if err := c.collect(ctx); err != nil {
 		c.fail("", err)
 	}
+	c.mu.Lock()
+	c.report = nil // a reply that can't be interrupted may go on for nobody
+	c.mu.Unlock()
 	// Files come in any order; what is said of them doesn't.
 	slices.SortStableFunc(c.errs, func(a, b fileError) int { return strings.Compare(a.file, b.file) })
 	errs := make([]error, len(c.errs))
@@ -145,6 +148,9 @@ func (c *collection) storage(file domain.ListedFile) ports.Storage {
 
 // took implements taker.
 func (c *collection) took(file domain.ListedFile, size int64, content io.ReadSeekCloser) {
+	if counted, ok := content.(*countedFile); ok {
+		counted.bytes = 0 // they stay
+	}
 	if err := content.Close(); err != nil {
 		c.failed(file, err)
 		return
@@ -192,13 +198,12 @@ func eachFile(ctx context.Context, files []domain.ListedFile, f func(domain.List
 
 // fetch brings out one file that no stream has brought.
 func (c *collection) fetch(ctx context.Context, file domain.ListedFile) {
-	counted := c.storage(file).(*countedStorage)
-	content, err := c.service.Fetch(ctx, file.Path, counted)
+	content, err := c.service.Fetch(ctx, file.Path, c.storage(file))
 	if err != nil {
 		c.failed(file, err)
 		return
 	}
-	c.took(file, counted.bytes, content)
+	c.took(file, content.(*countedFile).bytes, content)
 }
 
 // fail notes an error. A file that isn't there, or can't be opened, says nothing about the others.
@@ -286,21 +291,18 @@ func (c *collection) came(n, expected int64) error {
 	return nil
 }
 
-// countedStorage counts what is stored. It serves one Fetch, whose tries follow each other.
+// countedStorage counts what is stored.
 type countedStorage struct {
 	ports.Storage
-	c     *collection
-	bytes int64 // of the try that came whole
+	c *collection
 }
 
 func (s *countedStorage) Create(size int64) (ports.Upload, error) {
 	s.c.advance(func(p *Progress) {
-		p.Bytes -= s.bytes // of a try that came too late for its caller
 		if s.c.result.IsFile {
 			p.Expect = size
 		}
 	})
-	s.bytes = 0
 	if err := s.c.room(max(size, 0), false); err != nil {
 		return nil, err
 	}
@@ -308,7 +310,7 @@ func (s *countedStorage) Create(size int64) (ports.Upload, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &countedUpload{Upload: upload, s: s}, nil
+	return &countedUpload{Upload: upload, c: s.c}, nil
 }
 
 // Space implements ports.StorageWithSpace.
@@ -316,18 +318,18 @@ func (s *countedStorage) Space() (free, disk int64, err error) { return spaceIn(
 
 type countedUpload struct {
 	ports.Upload
-	s     *countedStorage
+	c     *collection
 	bytes int64 // given back where the try fails
 }
 
 func (u *countedUpload) Write(p []byte) (int, error) {
-	if err := u.s.c.room(int64(len(p)), true); err != nil {
+	if err := u.c.room(int64(len(p)), true); err != nil {
 		return 0, err
 	}
 	n, err := u.Upload.Write(p)
 	u.bytes += int64(n)
 	unwritten := int64(len(p) - n)
-	u.s.c.advance(func(p *Progress) { p.Bytes -= unwritten })
+	u.c.advance(func(p *Progress) { p.Bytes -= unwritten })
 	return n, err
 }
 
@@ -338,30 +340,47 @@ func (u *countedUpload) ReadFrom(r io.Reader) (int64, error) {
 		return 0, errors.ErrUnsupported
 	}
 	most := announced(r)
-	if err := u.s.c.expect(most); err != nil {
+	if err := u.c.expect(most); err != nil {
 		return 0, err
 	}
 	n, err := to.ReadFrom(r)
-	full := u.s.c.came(n, most)
+	full := u.c.came(n, most)
 	if full == nil {
 		u.bytes += n
 	}
-	u.s.c.advance(func(*Progress) {})
+	u.c.advance(func(*Progress) {})
 	return n, errors.Join(err, full)
 }
 
 func (u *countedUpload) Commit() (io.ReadSeekCloser, error) {
 	file, err := u.Upload.Commit()
-	if err == nil {
-		u.s.bytes, u.bytes = u.bytes, 0
+	if err != nil {
+		return nil, err
 	}
-	return file, err
+	counted := &countedFile{file, u.c, u.bytes}
+	u.bytes = 0
+	return counted, nil
 }
 
 func (u *countedUpload) Close() error {
 	if u.bytes > 0 {
-		u.s.c.advance(func(p *Progress) { p.Bytes -= u.bytes })
+		u.c.advance(func(p *Progress) { p.Bytes -= u.bytes })
 		u.bytes = 0
 	}
 	return u.Upload.Close()
+}
+
+// countedFile is a file that came whole.
+type countedFile struct {
+	io.ReadSeekCloser
+	c     *collection
+	bytes int64 // given back where it came too late for anybody to take it
+}
+
+func (f *countedFile) Close() error {
+	if f.bytes > 0 {
+		f.c.advance(func(p *Progress) { p.Bytes -= f.bytes })
+		f.bytes = 0
+	}
+	return f.ReadSeekCloser.Close()
 }
