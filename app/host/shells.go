@@ -15,29 +15,52 @@ import (
 
 // shells are the shells of one guest.
 type shells struct {
-	memory shellMemory
+	memory  shellMemory
+	closing context.Context // the service's
 
+	// Most guests have no shell: these are made by begin.
 	opening     context.Context // ends when no shell is opened any more
 	stopOpening context.CancelCauseFunc
 	serving     context.Context // ends when those that are open are broken off
 	stopServing context.CancelCauseFunc
 
-	mu    sync.Mutex // guards what follows
-	count int        // of those that are open, or being opened
-	open  map[ports.HostShell]struct{}
+	mu      sync.Mutex // guards what follows, and the making of the above
+	refused error      // why no shell is opened any more; nil while they are
+	count   int        // of those that are open, or being opened
+	open    map[ports.HostShell]struct{}
 }
 
 func (h *shells) init(limits domain.Limits, closing context.Context) {
 	h.memory.budget = domain.NewShellBudget(limits.ShellBytes)
-	h.serving, h.stopServing = context.WithCancelCause(closing)
+	h.closing = closing
+}
+
+// begin makes what a first shell needs. mu is held.
+func (h *shells) begin() {
+	if h.opening != nil {
+		return
+	}
+	h.serving, h.stopServing = context.WithCancelCause(h.closing)
 	h.opening, h.stopOpening = context.WithCancelCause(h.serving)
 	h.open = make(map[ports.HostShell]struct{})
+	if h.refused != nil {
+		h.stopOpening(h.refused)
+	}
+}
+
+// over is closed when no shell is opened any more.
+func (h *shells) over() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.begin()
+	return h.opening.Done()
 }
 
 // enter counts a shell that is to be opened; leave is its end.
 func (h *shells) enter(most int) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.begin()
 	if h.opening.Err() != nil {
 		return context.Cause(h.opening)
 	}
@@ -75,12 +98,26 @@ func (h *shells) remove(s ports.HostShell) {
 func (h *shells) refuse(why error) []ports.HostShell {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.stopOpening(why)
+	if h.refused == nil {
+		h.refused = why
+	}
+	if h.opening != nil {
+		h.stopOpening(why)
+	}
 	open := make([]ports.HostShell, 0, len(h.open))
 	for s := range h.open {
 		open = append(open, s)
 	}
 	return open
+}
+
+// breakOff ends the connections of those that are open.
+func (h *shells) breakOff(why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.serving != nil {
+		h.stopServing(why)
+	}
 }
 
 // AbortShells aborts all shells, and refuses new ones from now on, with ErrSandboxTerminated. It waits for
@@ -95,7 +132,7 @@ func (s *Service) AbortShells() {
 // at the other end.
 func (s *Service) breakShells(why error) {
 	s.shells.refuse(why)
-	s.shells.stopServing(why)
+	s.shells.breakOff(why)
 }
 
 // OpenShell runs a process in the guest, with its streams here. ctx bounds the start alone. There is one

@@ -170,7 +170,7 @@ func (t *Task) OpenShell(ctx context.Context, spec domain.ShellSpec) (ports.Shel
 	}
 	select {
 	case <-t.service.Called():
-	case <-t.service.shells.opening.Done(): // OpenShell tells why
+	case <-t.service.shells.over(): // OpenShell tells why
 	case <-ctx.Done(): // so it does of this
 	}
 	shell, err := t.service.openShell(ctx, spec, t.shellEnded)
