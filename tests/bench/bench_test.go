@@ -22,7 +22,7 @@ import (
 )
 
 // turns is how often each is measured, one after the other.
-const turns = 7
+const turns = 15
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "tree-shim" {

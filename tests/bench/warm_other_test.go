@@ -1,0 +1,7 @@
+//go:build !linux
+
+package bench
+
+import "testing"
+
+func warm(*testing.B, int) {}
