@@ -56,7 +56,9 @@ func TestAStuckShimIsGivenUp(t *testing.T) {
 			if err != nil || len(left) != 1 || left[0].PID != shim.Process.Pid || left[0].Command != "sleep" {
 				t.Errorf("hurry after %s: left %v, %v; want the shim", c.hurry, left, err)
 			}
-			if took := time.Since(start); took > c.most {
+			// Others' processes come and go meanwhile, in no bubble; a look at all of them that saw one go is repeated.
+			const looks = time.Second
+			if took := time.Since(start); took > c.most+looks {
 				t.Errorf("hurry after %s: it took %s, want %s at most", c.hurry, took, c.most)
 			}
 		})

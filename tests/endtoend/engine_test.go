@@ -94,7 +94,7 @@ func TestEngineOnTheProcessMachine(t *testing.T) {
 			if folder, err = os.MkdirTemp("", "engine-"); err != nil { // a socket's path must be short
 				t.Fatal(err)
 			}
-			run = filepath.Base(folder)
+			run = folder
 			before := goleak.IgnoreCurrent()
 			t.Cleanup(func() {
 				defer os.RemoveAll(folder)

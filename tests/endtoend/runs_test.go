@@ -29,7 +29,7 @@ func TestManyShortRunsLoseAndLeaveNothing(t *testing.T) {
 	}
 	busyCores(t)
 	folder := t.TempDir()
-	run := filepath.Base(folder) + t.Name()
+	run := folder + t.Name()
 	for i := range runs {
 		config := "tty: " + fmt.Sprint(i%2 == 0)
 		log := &sink{}
@@ -92,7 +92,7 @@ func processesOf(run string) []string {
 func TestFault06ATaskEndsThoughAChildGoesOn(t *testing.T) {
 	for _, config := range []string{"tty: true", "tty: false"} {
 		folder := t.TempDir()
-		run := filepath.Base(folder) + config
+		run := folder + config
 		log := &sink{}
 		j := job(newMachine(t, folder, config), log, "sh", "-c", "sleep 1000 & echo done")
 		j.Execute.Env = map[string]string{marker: run}
@@ -119,7 +119,7 @@ func TestFault06ATaskEndsThoughAChildGoesOn(t *testing.T) {
 // A kill was acknowledged before anything was dead, and a child that had left the process group survived.
 func TestFault10AKillTakesTheWholeTree(t *testing.T) {
 	folder := t.TempDir()
-	run := filepath.Base(folder)
+	run := folder
 	log := &sink{}
 	j := job(newMachine(t, folder, ""), log, "sh", "-c",
 		`setsid sleep 1000 & (setsid sh -c 'trap "" TERM; sleep 1000; sleep 1000' &) ; sleep 1000 & echo ready; wait`)
@@ -147,18 +147,18 @@ func TestFault10AKillTakesTheWholeTree(t *testing.T) {
 // The host that is killed takes its guest along: its process is gone, with nobody left to end it.
 func TestAHostThatIsKilledLeavesNoProcess(t *testing.T) {
 	folder := t.TempDir()
-	command := exec.Command(tool("metaservice"), "run", "--env", marker+"="+filepath.Base(folder), "--",
+	command := exec.Command(tool("metaservice"), "run", "--env", marker+"="+folder, "--",
 		"sh", "-c", "setsid sleep 1000 & sleep 1000")
 	command.Env = append(os.Environ(), "TMPDIR="+folder)
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "the task runs", func() bool { return len(processesOf(filepath.Base(folder))) >= 3 })
+	eventually(t, 20*time.Second, "the task runs", func() bool { return len(processesOf(folder)) >= 3 })
 	if err := command.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	command.Wait()
 	eventually(t, 20*time.Second, "the task's processes are gone", func() bool {
-		return len(processesOf(filepath.Base(folder))) == 0
+		return len(processesOf(folder)) == 0
 	})
 }

@@ -98,7 +98,7 @@ func TestFault06AShellEndsThoughAChildGoesOn(t *testing.T) {
 	task := inGuest(t)
 	for _, tty := range []bool{false, true} {
 		spec := sh("sleep 1000 & exit 3", tty)
-		run := fmt.Sprint(filepath.Base(t.TempDir()), tty)
+		run := fmt.Sprint(t.TempDir(), tty)
 		spec.Env = map[string]string{marker: run}
 		began := time.Now()
 		_, _, report := shellEnd(t, openShell(t, task, spec))
@@ -120,7 +120,7 @@ func TestFault10AnAbortedShellsWholeTreeGoes(t *testing.T) {
 	for _, tty := range []bool{false, true} {
 		const script = "trap '' HUP TERM INT; sleep 1000 & setsid sleep 1000 & setsid sh -c 'sleep 1000 & exec sleep 1000' & sleep 1; echo ready; wait"
 		spec := sh(script, tty)
-		run := fmt.Sprint(filepath.Base(t.TempDir()), tty)
+		run := fmt.Sprint(t.TempDir(), tty)
 		spec.Env = map[string]string{marker: run}
 		shell := openShell(t, task, spec)
 		if _, err := io.ReadFull(shell.StdoutPipe(), make([]byte, len("ready"))); err != nil {
@@ -217,7 +217,7 @@ func TestManyShellsLeaveNothing(t *testing.T) {
 		sequence, crowd = 1000, 200
 	}
 	task := inGuest(t)
-	run := filepath.Base(t.TempDir())
+	run := t.TempDir()
 	one := func(i int) {
 		spec := sh("cat; exit 3", i%2 == 1)
 		if spec.TTY {
