@@ -301,10 +301,14 @@ func flooded(t *testing.T, floods map[string]script, says string, most int64) {
 			t.Run(name+"/"+version, func(t *testing.T) {
 				c := measured(t, h, "shell frames", map[string]string{"version": version, "script": name})
 				t.Logf("%d bytes read, %s of processor time; the honest guest: %s", c.read, c.cpu, control.cpu)
-				broken(t, c.done, says)
 				// On a machine that has so much else to do that the flood comes at hardly more than what may
-				// come, it takes longer than 2 s to be one.
+				// come, it takes longer than 2 s to be one; where it comes at less, it never is.
 				held := c.tally.Times["held"]
+				told := says
+				if float64(c.read) < held.Seconds()*mayCome {
+					told = ""
+				}
+				broken(t, c.done, told)
 				longer := max(held-2*time.Second, 0)
 				if most := most + int64(longer.Seconds()*mayCome); c.read > most {
 					t.Errorf("the host has read %d bytes in %s, and not %d", c.read, held, most)
