@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,9 @@ func TestParseStat(t *testing.T) {
 		if err != nil || got != want {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
+	}
+	if s, err := parseStat([]byte("42 (sh)" + strings.Replace(rest, "4194560", "4194564", 1))); err != nil || !s.stopped() {
+		t.Errorf("what is about to be dead can fork: %+v, %v", s, err)
 	}
 	for _, bad := range []string{"", "42", "42 (sh", "42 (sh) S 17", "x (sh)" + rest, ")("} {
 		if got, err := parseStat([]byte(bad)); err == nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hexworker/metaservice/adapters/processes"
 	"github.com/hexworker/metaservice/domain"
@@ -85,13 +86,14 @@ func hoard() {
 	must(0, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files))
 	files.Cur = files.Max
 	must(0, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files))
-	for range 200_000 {
-		if _, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0); err != nil {
-			break
-		}
+	const spare = 100 // for the runtime
+	for range min(files.Max, 20_000) - spare {
+		must(syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0))
 	}
 	fmt.Println(os.Getpid())
-	select {}
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 // bare runs in a mount namespace of its own, takes away what a bare system doesn't have, and tells how

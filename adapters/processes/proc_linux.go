@@ -22,14 +22,15 @@ import (
 type stat struct {
 	pid, parent, session int
 	state                byte
+	exiting              bool
 	start                uint64 // with the pid, names one process for ever: pids are used again
 	command              string
 }
 
 func (s stat) dead() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
 
-// stopped is true for what can't fork: stopped, or stopped by a debugger.
-func (s stat) stopped() bool { return s.state == 'T' || s.state == 't' }
+// stopped is true for what can't fork: stopped, stopped by a debugger, or about to be dead.
+func (s stat) stopped() bool { return s.state == 'T' || s.state == 't' || s.exiting }
 
 var errStat = errors.New("not a line of /proc/PID/stat")
 
@@ -48,17 +49,20 @@ func parseStat(line []byte) (stat, error) {
 	if open < 0 || end < open {
 		return stat{}, errStat
 	}
-	const start = 19 // of the fields after the command
+	const flags, start = 6, 19 // of the fields after the command
+	const exiting = 0x4        // the kernel's PF_EXITING
 	fields := strings.Fields(string(line[end+1:]))
 	if len(fields) <= start {
 		return stat{}, errStat
 	}
 	s := stat{state: fields[0][0], command: string(line[open+1 : end])}
-	var errs [4]error
+	var errs [5]error
 	s.pid, errs[0] = strconv.Atoi(strings.TrimSpace(string(line[:open])))
 	s.parent, errs[1] = strconv.Atoi(fields[1])
 	s.session, errs[2] = strconv.Atoi(fields[3])
 	s.start, errs[3] = strconv.ParseUint(fields[start], 10, 64)
+	set, err := strconv.ParseUint(fields[flags], 10, 32)
+	s.exiting, errs[4] = set&exiting != 0, err
 	if err := errors.Join(errs[:]...); err != nil {
 		return stat{}, fmt.Errorf("%w: %w", errStat, err)
 	}
@@ -97,6 +101,10 @@ func (t *procTree) scan() (found []stat, whole bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
+	t.mu.Lock()
+	known := t.known
+	t.mu.Unlock()
+	next := make(map[int]uint64)
 	all := make(map[int]stat, len(names))
 	whole = true
 	for _, name := range names {
@@ -108,34 +116,31 @@ func (t *procTree) scan() (found []stat, whole bool, err error) {
 		switch {
 		case err == nil:
 			all[pid] = s
+			continue
 		case !errors.Is(err, fs.ErrPermission): // what is hidden from us isn't ours
 			whole = false
 		}
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	known := make(map[int]uint64)
-	for _, s := range all {
-		if !s.dead() && (t.knows(s) || t.holds(all, s)) {
-			found = append(found, s)
-			known[s.pid] = s.start
+		if start, ok := known[pid]; ok && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
+			next[pid] = start // it may be there still
 		}
 	}
-	t.known = known
+	for _, s := range all {
+		if !s.dead() && t.holds(all, known, s) {
+			found = append(found, s)
+			next[s.pid] = s.start
+		}
+	}
+	t.mu.Lock()
+	t.known = next
+	t.mu.Unlock()
 	return found, whole, nil
 }
 
-// knows tells whether a process was of the tree before. While one dies it closes its files, and those who led
-// to it may have died first: what picked it may be gone before it is.
-func (t *procTree) knows(s stat) bool {
-	start, ok := t.known[s.pid]
-	return ok && start == s.start
-}
-
-// holds climbs from a process to its ancestors.
-func (t *procTree) holds(all map[int]stat, s stat) bool {
+// holds climbs from a process to its ancestors. What was of the tree before still is, and so is what comes of it: while
+// a process dies it closes its files, and those who led to it may have died first.
+func (t *procTree) holds(all map[int]stat, known map[int]uint64, s stat) bool {
 	for range len(all) { // a picture that was taken piecemeal may have a loop in it
-		if t.own(s) {
+		if start, ok := known[s.pid]; ok && start == s.start || t.own(s) {
 			return true
 		}
 		parent, ok := all[s.parent]
