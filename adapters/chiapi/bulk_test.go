@@ -184,10 +184,19 @@ type fullUpload struct {
 	left int64
 }
 
+func (u *fullUpload) Write(p []byte) (int, error) {
+	n, err := u.Upload.Write(p)
+	return n, u.after(int64(n), err)
+}
+
 func (u *fullUpload) ReadFrom(r io.Reader) (int64, error) {
 	n, err := u.Upload.(io.ReaderFrom).ReadFrom(r)
+	return n, u.after(n, err)
+}
+
+func (u *fullUpload) after(n int64, err error) error {
 	if u.left -= n; u.left == 0 {
-		err = errFull
+		return errFull
 	}
-	return n, err
+	return err
 }

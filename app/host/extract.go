@@ -33,6 +33,9 @@ func (x *extraction) storage(domain.ListedFile) ports.Storage { return x.store }
 
 func (x *extraction) took(file domain.ListedFile, _ int64, content io.ReadSeekCloser) {
 	defer content.Close()
+	if kept, ok := content.(*folderFile); ok {
+		kept.taken = 0 // they stay
+	}
 	if err := x.handler(file.Relative, content); err != nil {
 		x.failed(file, fmt.Errorf("%w: %w", domain.ErrHandlerInterrupt, err))
 	}
@@ -115,14 +118,29 @@ func (u *folderUpload) ReadFrom(r io.Reader) (int64, error) {
 
 func (u *folderUpload) Commit() (io.ReadSeekCloser, error) {
 	file, err := u.Upload.Commit()
-	if err == nil {
-		u.taken = 0
+	if err != nil {
+		return nil, err
 	}
-	return file, err
+	kept := &folderFile{file, u.storage, u.taken}
+	u.taken = 0
+	return kept, nil
 }
 
 func (u *folderUpload) Close() error {
 	u.storage.left.Add(u.taken)
 	u.taken = 0
 	return u.Upload.Close()
+}
+
+// folderFile is a file that came whole.
+type folderFile struct {
+	io.ReadSeekCloser
+	storage *folderStorage
+	taken   int64 // given back where it came too late for anybody to take it
+}
+
+func (f *folderFile) Close() error {
+	f.storage.left.Add(f.taken)
+	f.taken = 0
+	return f.ReadSeekCloser.Close()
 }

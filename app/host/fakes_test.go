@@ -178,6 +178,10 @@ func (b *body) Read(p []byte) (int, error) {
 		select {
 		case b.rest = <-b.chunks:
 		case err := <-b.end:
+			if len(b.chunks) > 0 { // they came before
+				b.end <- err
+				continue
+			}
 			return 0, err
 		case <-moved:
 		case <-expired:

@@ -20,6 +20,7 @@ import (
 // bulk is a body that moves itself: a ports.BulkBody.
 type bulk struct {
 	*body
+	left  int64 // of what was announced
 	moved atomic.Int64
 	fails error // of MoveTo, if set
 }
@@ -29,15 +30,18 @@ func (b *bulk) MoveTo(w io.ReaderFrom, most int64) (n int64, err error) {
 		return 0, b.fails
 	}
 	from := &noting{Reader: b.body}
-	n, err = w.ReadFrom(&io.LimitedReader{R: from, N: most})
+	n, err = w.ReadFrom(&io.LimitedReader{R: from, N: min(most, b.left)})
 	b.moved.Add(n)
+	b.left -= n
 	switch {
 	case errors.Is(from.err, errDeadline):
 		return n, context.DeadlineExceeded
-	case from.err != nil:
+	case from.err != nil && from.err != io.EOF:
 		return n, from.err
 	case err != nil:
 		return n, fmt.Errorf("%w: %w", domain.ErrStorage, err)
+	case from.err == io.EOF, b.left == 0:
+		return n, io.EOF
 	}
 	return n, nil
 }
@@ -90,6 +94,7 @@ func (s spaceTaking) Create(size int64) (ports.Upload, error) { return s.taking.
 // transfer has a guest answer with a body, and returns what became of it.
 func transfer(ctx context.Context, t *testing.T, s *host.Service, storage ports.Storage, b *bulk, size int64) (content []byte, reply, err error) {
 	t.Helper()
+	b.left = size
 	type result struct {
 		content []byte
 		err     error
@@ -126,9 +131,9 @@ func TestABodyThatMovesItself(t *testing.T) {
 				go func() {
 					for rest := content; len(rest) > 0; {
 						n := min(len(rest), 300_000)
+						time.Sleep(100 * time.Millisecond)
 						b.chunks <- rest[:n]
 						rest = rest[n:]
-						time.Sleep(100 * time.Millisecond)
 					}
 					b.end <- io.EOF
 				}()
@@ -316,7 +321,7 @@ func largeFiles(ctx context.Context, api ports.GuestAPI) {
 					api.Folder(ctx, a.ID(), ports.FolderReply{Body: text(`{"files":["/f/a","/f/b"]}`), Size: -1, Decode: decodeJSON})
 					continue
 				}
-				b := &bulk{body: newBody()}
+				b := &bulk{body: newBody(), left: 24 * mib}
 				over := make(chan struct{})
 				polls.Go(func() {
 					time.Sleep(time.Second) // both have begun
@@ -337,49 +342,98 @@ func largeFiles(ctx context.Context, api ports.GuestAPI) {
 }
 
 // Threat 11: large files of one folder that come at the same time, and are taken without being seen, keep within its
-// limit together, to the byte.
+// limit together, to the byte. What just fits comes.
 func TestThreat11MovingBodiesShareTheirFoldersRoom(t *testing.T) {
-	limits := domain.Limits{Tries: 1, FolderBytes: 40 << 20}
-	for name, bring := range map[string]func(t *testing.T, kept *keeping) error{
-		"Collect": func(t *testing.T, kept *keeping) error {
+	for name, bring := range map[string]func(t *testing.T, kept *keeping, limits domain.Limits) error{
+		"Collect": func(t *testing.T, kept *keeping, limits domain.Limits) error {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			s := newService(t, func(c *host.Config) { c.Limits = limits })
 			go largeFiles(ctx, s)
 			return s.Collect(ctx, host.Wanted{Path: "/f", Folder: func() (ports.Folder, error) { return kept, nil }}, nil).Err
 		},
-		"ExtractFolder": func(t *testing.T, kept *keeping) error {
-			m := &machine{guest: func(ctx context.Context, api ports.GuestAPI) error {
-				defer largeFiles(ctx, api)
-				return api.Resolve(ctx, domain.Result{Success: true})
-			}}
-			engine, err := host.NewEngine(host.EngineConfig{Machine: m, Storage: taking{Storage: kept}, IDs: &counter{}, Limits: limits,
-				Handler: func(api ports.GuestAPI, _ map[string]ports.Handler) ports.Handler {
-					m.api = api
-					return nil
-				}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer engine.Dispose(context.Background())
-			result, err := startSandbox(t, engine).WaitForResult(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
+		"ExtractFolder": func(t *testing.T, kept *keeping, limits domain.Limits) error {
+			result := extractable(t, taking{Storage: kept}, limits, largeFiles)
 			return result.ExtractFolder(t.Context(), "/f", func(string, io.ReadSeeker) error { return nil })
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				kept := &keeping{}
-				err := bring(t, kept)
-				wantError(t, err, nil, "FolderBytes")
-				if most := kept.most.Load(); most > limits.FolderBytes {
-					t.Errorf("there were %d bytes of the %d that the limit allows", most, limits.FolderBytes)
-				}
+		for limit, fails := range map[int64]bool{40 << 20: true, 48<<20 - 1: true, 48 << 20: false} {
+			t.Run(fmt.Sprint(name, limit), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					kept := &keeping{}
+					err := bring(t, kept, domain.Limits{Tries: 1, FolderBytes: limit})
+					if fails {
+						wantError(t, err, nil, "FolderBytes")
+					} else if err != nil {
+						t.Error(err)
+					}
+					if most := kept.most.Load(); most > limit {
+						t.Errorf("there were %d bytes of the %d that the limit allows", most, limit)
+					}
+				})
 			})
-		})
+		}
 	}
+}
+
+// extractable is the result of a guest that serves its files.
+func extractable(t *testing.T, storage ports.Storage, limits domain.Limits, serve func(context.Context, ports.GuestAPI)) ports.ResultSet {
+	t.Helper()
+	m := &machine{guest: func(ctx context.Context, api ports.GuestAPI) error {
+		defer serve(ctx, api)
+		return api.Resolve(ctx, domain.Result{Success: true})
+	}}
+	engine, err := host.NewEngine(host.EngineConfig{Machine: m, Storage: storage, IDs: &counter{}, Limits: limits,
+		Handler: func(api ports.GuestAPI, _ map[string]ports.Handler) ports.Handler {
+			m.api = api
+			return nil
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { engine.Dispose(context.Background()) })
+	result, err := startSandbox(t, engine).WaitForResult(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+// A file that is whole when nobody waits for it any more doesn't count when it comes again: its body can't be
+// interrupted, and its try was given up.
+func TestAnExtractedFileThatCameTooLateCountsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		guest := func(ctx context.Context, api ports.GuestAPI) {
+			for {
+				var a domain.Action
+				if api.Poll(ctx, func(got domain.Action) error { a = got; return nil }) != nil {
+					return
+				}
+				if a.Kind() == domain.KindListFolder {
+					api.Folder(ctx, a.ID(), ports.FolderReply{Body: text(`{"files":["/f/a"]}`), Size: -1, Decode: decodeJSON})
+					continue
+				}
+				b := deaf{newBody()}
+				if tries++; tries == 1 {
+					time.AfterFunc(40*time.Second, func() { // a try has 30 s
+						b.chunks <- []byte("0123456789")
+						b.end <- io.EOF
+					})
+				} else {
+					b.chunks <- []byte("0123456789")
+					b.end <- io.EOF
+				}
+				api.Artifact(ctx, a.ID(), ports.ArtifactReply{Body: b, Size: 10})
+			}
+		}
+		result := extractable(t, &memory{}, domain.Limits{FolderBytes: 15}, guest)
+		came := 0
+		err := result.ExtractFolder(t.Context(), "/f", func(string, io.ReadSeeker) error { came++; return nil })
+		if err != nil || came != 1 || tries != 2 {
+			t.Errorf("%d files came in %d tries: %v", came, tries, err)
+		}
+	})
 }
 
 // Threat 11: others may fill the disk while an artifact comes.

@@ -80,9 +80,12 @@ func move(upload ports.Upload, body *pacedReader, size int64, limited *limitedRe
 	}
 	for sinceLook := int64(0); limited.left > 0; {
 		most := min(slice, limited.left)
-		if sinceLook >= spaceEvery {
+		if size > 0 {
+			most = min(most, size)
+		}
+		if sinceLook > 0 && sinceLook+most > spaceEvery {
 			sinceLook = 0
-			if err := space.check(max(0, min(most, size))); err != nil {
+			if err := space.check(most); err != nil {
 				return false, fmt.Errorf("%w: %w", domain.ErrStorage, err)
 			}
 		}

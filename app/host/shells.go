@@ -48,6 +48,15 @@ func (h *shells) begin() {
 	}
 }
 
+// closed is why no shell is opened any more; nil while they are. mu is held.
+func (h *shells) closed() error {
+	if h.refused != nil {
+		return h.refused
+	}
+	h.begin()
+	return context.Cause(h.opening)
+}
+
 // over is closed when no shell is opened any more.
 func (h *shells) over() <-chan struct{} {
 	h.mu.Lock()
@@ -60,9 +69,8 @@ func (h *shells) over() <-chan struct{} {
 func (h *shells) enter(most int) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.begin()
-	if h.opening.Err() != nil {
-		return context.Cause(h.opening)
+	if err := h.closed(); err != nil {
+		return err
 	}
 	if h.count >= most {
 		return &domain.LimitError{Limit: "Shells", Max: int64(most), Unit: "shells at once"}
@@ -81,8 +89,8 @@ func (h *shells) leave() {
 func (h *shells) add(s ports.HostShell) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.opening.Err() != nil {
-		return context.Cause(h.opening)
+	if err := h.closed(); err != nil {
+		return err
 	}
 	h.open[s] = struct{}{}
 	return nil
