@@ -78,21 +78,17 @@ func move(upload ports.Upload, body *pacedReader, size int64, limited *limitedRe
 	if !ok {
 		return false, nil
 	}
-	for sinceLook := int64(0); limited.left > 0; {
+	for limited.left > 0 {
 		most := min(slice, limited.left)
 		if size > 0 {
 			most = min(most, size)
 		}
-		if sinceLook > 0 && sinceLook+most > spaceEvery {
-			sinceLook = 0
-			if err := space.check(most); err != nil {
-				return false, fmt.Errorf("%w: %w", domain.ErrStorage, err)
-			}
+		if err := space.check(most); err != nil {
+			return false, fmt.Errorf("%w: %w", domain.ErrStorage, err)
 		}
 		n, err := body.move(bulk, to, most)
 		limited.left -= n
 		size -= n
-		sinceLook += n
 		switch {
 		case err == io.EOF:
 			return true, nil
