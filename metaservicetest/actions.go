@@ -38,24 +38,36 @@ func (g *Guest) ServeActions(files fs.FS, onKill func()) {
 			_ = g.greetBySelf() // the polls tell what is wrong with the host
 		}
 		for g.life.Err() == nil {
-			start := time.Now()
+			start, proof := time.Now(), g.proofToCome()
 			action, err := g.Poll()
 			if err == nil && action.Kind() != domain.KindNone {
 				g.act(action, files, onKill)
 				continue
 			}
 			if time.Since(start) < pollPause {
-				g.rest()
+				g.rest(proof)
 			}
 		}
 	}()
 }
 
-func (g *Guest) rest() {
+// proofToCome is closed once requests show a token; nil where they do already. A poll without one is
+// refused, or ended, when the script says hello meanwhile: the next is due as soon as it can show it.
+func (g *Guest) proofToCome() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.token.IsZero() {
+		return g.hasToken
+	}
+	return nil
+}
+
+func (g *Guest) rest(proof <-chan struct{}) {
 	pause := time.NewTimer(pollPause)
 	defer pause.Stop()
 	select {
 	case <-pause.C:
+	case <-proof:
 	case <-g.life.Done():
 	}
 }

@@ -27,8 +27,8 @@ var jsonHeader = http.Header{"Content-Type": {wire.TypeJSON}}
 func (g *Guest) Hello(features ...domain.Feature) (domain.Features, error) {
 	g.mu.Lock()
 	g.greeted = true
-	if domain.Features(features).Has(domain.FeatureToken) && g.token.IsZero() {
-		g.token = g.given
+	if domain.Features(features).Has(domain.FeatureToken) {
+		g.holdToken(g.given)
 	}
 	g.mu.Unlock()
 	answer, err := g.call(http.MethodPost, wire.PathHello, jsonHeader, bytes.NewReader(wire.EncodeHello(domain.Hello{
@@ -64,8 +64,17 @@ func (g *Guest) takeToken() error {
 	token, err := wire.DecodeToken(answer)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.token = token
+	g.holdToken(token)
 	return err
+}
+
+// holdToken keeps the token that requests show from now on; the first counts. g.mu must be held.
+func (g *Guest) holdToken(token domain.Token) {
+	if token.IsZero() || !g.token.IsZero() {
+		return
+	}
+	g.token = token
+	close(g.hasToken)
 }
 
 // show shows the token in a request to the protocol's end points that says nothing of its own about that.

@@ -176,6 +176,33 @@ func TestCallsAnswerAtOnceWhileAKillHangs(t *testing.T) {
 	})
 }
 
+// The poll that is parked when the guest first shows its token ends for that: the next must follow at once.
+func TestAPollBeforeTheTokenDelaysNoAction(t *testing.T) {
+	const parked = time.Millisecond // less than is between polls that bring nothing
+	script := func(_ context.Context, g *metaservicetest.Guest) error {
+		killed := make(chan struct{})
+		g.ServeActions(nil, func() { close(killed) })
+		time.Sleep(parked)
+		if _, err := g.Execute(); err != nil {
+			return err
+		}
+		<-killed
+		return g.Fail(137)
+	}
+	task(t, script, nil, func(t *testing.T, sandbox ports.Sandbox) {
+		time.Sleep(parked)
+		synctest.Wait() // the task is the guest's
+		began := time.Now()
+		if err := sandbox.Kill(); err != nil {
+			t.Error(err)
+		}
+		result := wait(t, sandbox)
+		if took := time.Since(began); took > 0 || result.Outcome().Status != domain.StatusKilled {
+			t.Errorf("after %s it is %s", took, result.Outcome().Status)
+		}
+	})
+}
+
 func TestALogThatBreaksIsNoSuccess(t *testing.T) {
 	script := func(_ context.Context, g *metaservicetest.Guest) error {
 		if _, err := g.Execute(); err != nil {

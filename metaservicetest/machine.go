@@ -53,6 +53,7 @@ func (m *Machine) Boot(ctx context.Context, options ports.BootOptions) (ports.Gu
 		done:    make(chan struct{}),
 
 		hasShell: make(chan struct{}),
+		hasToken: make(chan struct{}),
 	}
 	g.life, g.end = context.WithCancelCause(context.Background())
 	g.running.Add(1)
@@ -88,6 +89,7 @@ type Guest struct {
 	running sync.WaitGroup // the script, what serves actions, and the requests
 
 	hasShell chan struct{} // closed when shell is set
+	hasToken chan struct{} // closed when token is set
 
 	mu       sync.Mutex // guards what follows
 	over     bool       // no request begins any more
