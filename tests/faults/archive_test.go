@@ -62,7 +62,7 @@ func (u *keptUpload) Commit() (io.ReadSeekCloser, error) {
 // once, so in the end all files are there, whole, and none was handled twice.
 func TestMatrixOfArchives(t *testing.T) {
 	folder := guestFolder(t)
-	want := map[string]string{"file": artifact, "small": "small"}
+	want := map[string]string{"file": artifact, "large": large, "small": "small"}
 	for i := range listNames {
 		want[fmt.Sprintf("folder/file-%04d", i)] = ""
 	}

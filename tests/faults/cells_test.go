@@ -28,10 +28,19 @@ var endpoints = []endpoint{
 	{name: "failed", request: "PUT " + wire.PathFailed, ask: "artifact", exit: 3, body: 10},
 	{name: "poll", request: "GET " + wire.PathPoll, ask: "artifact"},
 	{name: "artifact", request: "POST " + wire.PathReply, ask: "artifact", body: 50_000},
+	{name: "large", request: "POST " + wire.PathReply, ask: "artifact", body: 1_200_000},
 	{name: "list", request: "POST " + wire.PathReply, ask: "list", body: 1000},
 	{name: "shell1", request: "GET " + wire.PathReply, ask: "shell", old: true, body: 5000},
 	{name: "shell2", request: "GET " + wire.PathReply, ask: "shell", body: 5000},
 	{name: "kill", request: "POST " + wire.PathReply, ask: "kill"},
+}
+
+// artifact is the file that the guest is asked for, and what is in it.
+func (e endpoint) artifact() (path, content string) {
+	if e.name == "large" {
+		return "large", large
+	}
+	return "file", artifact
 }
 
 // cell is one field of the matrix.

@@ -168,9 +168,10 @@ func (h *history) i9CallersReturn() error {
 
 // i12ArtifactWhole: whole, or an error.
 func (h *history) i12ArtifactWhole() error {
+	path, content := h.cell.endpoint.artifact()
 	switch {
-	case h.cell.endpoint.ask == "artifact" && h.asked.err == nil && string(h.asked.content) != artifact:
-		return fmt.Errorf("I12: an artifact of %d bytes, the file has %d", len(h.asked.content), len(artifact))
+	case h.cell.endpoint.ask == "artifact" && h.asked.err == nil && string(h.asked.content) != content:
+		return fmt.Errorf("I12: an artifact of %d bytes, the file %q has %d", len(h.asked.content), path, len(content))
 	case h.cell.endpoint.ask == "list" && h.asked.err == nil && h.asked.names != listNames:
 		return fmt.Errorf("I12: a list of %d names, the folder has %d", h.asked.names, listNames)
 	}

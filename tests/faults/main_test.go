@@ -58,11 +58,19 @@ func TestMain(m *testing.M) {
 // eventually polls until something holds.
 func eventually(t *testing.T, otherwise string, holds func() bool) {
 	t.Helper()
+	if !comesTrue(holds) {
+		t.Fatal(otherwise)
+	}
+}
+
+// comesTrue polls until something holds, or it is too late for that.
+func comesTrue(holds func() bool) bool {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(20 * time.Second); !holds(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatal(otherwise)
+			return false
 		}
 	}
+	return true
 }
