@@ -32,7 +32,7 @@ func TestCommandLinesThatCannotBe(t *testing.T) {
 		args []string
 		says string
 	}{
-		"nothing":              {nil, "say what to do: run, shell, serve, image, limits or version"},
+		"nothing":              {[]string{}, "say what to do: run, shell, serve, image, limits or version"},
 		"no such command":      {[]string{"rum"}, `there is no command "rum", did you mean "run"?`},
 		"another one":          {[]string{"frobnicate"}, "it must be run, shell, serve, image, limits or version"},
 		"no such flag":         {[]string{"run", "--fast", "--", "x"}, "unknown flag: --fast"},
