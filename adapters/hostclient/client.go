@@ -110,7 +110,7 @@ func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	end := newConnEnd()
+	end := newConnEnd(conn)
 	switch conn := conn.(type) {
 	case *net.UnixConn:
 		return bigCopyConn{conn, end}, nil

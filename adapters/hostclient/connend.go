@@ -3,16 +3,21 @@ package hostclient
 import (
 	"net"
 	"sync"
+
+	"github.com/hexworker/metaservice/adapters/wire"
 )
 
 // connEnd tells that a connection has ended. net/http reads all the time, so it sees that at once, but tells
 // nobody who is still writing a body: a log that is silent just then would lose what comes next to it.
 type connEnd struct {
-	once sync.Once
-	over chan struct{}
+	once   sync.Once
+	over   chan struct{} // closed once nothing can be read any more
+	hungUp func() bool   // looks whether it has ended, read or not; nil where that can't be told
 }
 
-func newConnEnd() *connEnd { return &connEnd{over: make(chan struct{})} }
+func newConnEnd(conn net.Conn) *connEnd {
+	return &connEnd{over: make(chan struct{}), hungUp: wire.HungUpFunc(conn)}
+}
 
 // watch passes on what a Read returned.
 func (e *connEnd) watch(n int, err error) (int, error) {
@@ -22,8 +27,18 @@ func (e *connEnd) watch(n int, err error) (int, error) {
 	return n, err
 }
 
-// ended is closed once nothing can be read any more.
-func (e *connEnd) ended() <-chan struct{} { return e.over }
+// end is how a request finds it in its connection.
+func (e *connEnd) end() *connEnd { return e }
+
+// hasEnded tells that before whoever reads was told: what is written then is lost, though Write doesn't say so.
+func (e *connEnd) hasEnded() bool {
+	select {
+	case <-e.over:
+		return true
+	default:
+		return e.hungUp != nil && e.hungUp()
+	}
+}
 
 // tcpConn has all that a TCP connection has, sendfile too.
 type tcpConn struct {

@@ -27,7 +27,7 @@ type logStream struct {
 	blocks chan []byte
 	taken  chan writeResult // one for each block, always
 	ended  chan struct{}    // closed by Close
-	cut    <-chan struct{}  // closed when the connection ends; pump's, since before it runs
+	conn   *connEnd         // pump's, since before it runs
 	done   chan struct{}    // closed when the request is over and err is set
 	err    error
 	whole  bool // the body went out to its end
@@ -52,9 +52,7 @@ func (c *Client) OpenLog(ctx context.Context) (ports.LogStream, error) {
 		done:   make(chan struct{}),
 	}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
-		if conn, ok := info.Conn.(interface{ ended() <-chan struct{} }); ok {
-			s.cut = conn.ended()
-		}
+		s.conn = info.Conn.(interface{ end() *connEnd }).end() // dial makes no other
 	}})
 	req, err := c.request(ctx, http.MethodPost, wire.PathLog, nil, streamBody{upload: s.upload, write: s.pump})
 	if err != nil {
@@ -84,6 +82,10 @@ func (s *logStream) pump(w io.Writer) error {
 	for {
 		select {
 		case block := <-s.blocks:
+			if s.conn.hasEnded() {
+				s.taken <- writeResult{0, errLogCut}
+				return s.awaitAnswer()
+			}
 			n, err := w.Write(block)
 			s.taken <- writeResult{n, err}
 			if err != nil {
@@ -92,13 +94,18 @@ func (s *logStream) pump(w io.Writer) error {
 		case <-s.ended:
 			s.whole = true
 			return nil
-		case <-s.cut:
-			s.upload.awaitAnswer() // which may have come before the end
-			return errLogCut
+		case <-s.conn.over:
+			return s.awaitAnswer()
 		case <-s.upload.ctx.Done():
 			return context.Cause(s.upload.ctx)
 		}
 	}
+}
+
+// awaitAnswer is for a connection that has ended: an answer may have come before that.
+func (s *logStream) awaitAnswer() error {
+	s.upload.awaitAnswer()
+	return errLogCut
 }
 
 // Write is ports.LogStream's. The number that it returns with an error is what went into the

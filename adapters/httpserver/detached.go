@@ -103,7 +103,7 @@ func (d *detached) Wake() {
 
 // HungUp implements wire.Detached.
 func (d *detached) HungUp() bool {
-	hungUp := hungUpOf(d.conn)
+	hungUp := wire.HungUpFunc(d.conn)
 	return hungUp != nil && hungUp()
 }
 

@@ -84,7 +84,7 @@ func (c Config) Serve(ctx context.Context, listener net.Listener, handler http.H
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			conn = accepted(conn)
 			return wire.WithConn(door.known(ctx, conn), wire.Conn{
-				HungUp:  hungUpOf(conn),
+				HungUp:  wire.HungUpFunc(conn),
 				Claim:   door.claimOf(conn),
 				Answers: c.answers,
 				Detach:  func(w http.ResponseWriter) (wire.Detached, error) { return service.detach(conn, w) },

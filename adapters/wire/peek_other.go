@@ -1,6 +1,6 @@
 //go:build !unix
 
-package httpserver
+package wire
 
 import "syscall"
 

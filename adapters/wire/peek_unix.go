@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package httpserver
+package wire
 
 import (
 	"errors"
