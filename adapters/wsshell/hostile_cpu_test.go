@@ -132,11 +132,14 @@ func TestThreats18To20WhatAFloodCosts(t *testing.T) {
 			began := time.Now()
 			cost, read, err := flooded(t, name, false, 30*time.Second)
 			took := time.Since(began)
-			if !strings.Contains(err.Error(), "floods the connection") {
-				t.Errorf("after %s its caller is told %v", took, err)
-			}
-			if read > 512<<10+int64(took.Seconds()*65536) {
+			mayCome := 512<<10 + int64(took.Seconds()*65536)
+			if read > mayCome {
 				t.Errorf("the host has read %d bytes", read)
+			}
+			if strings.Contains(err.Error(), errEnough.Error()) && read < mayCome-128<<10 {
+				t.Logf("%d bytes in %s: a machine this busy brings no flood", read, took)
+			} else if !strings.Contains(err.Error(), "floods the connection") {
+				t.Errorf("after %s its caller is told %v", took, err)
 			}
 			t.Logf("%d bytes, %s of processor time", read, cost)
 			if limit := 2 * time.Second / 20; cost > limit && !raceDetector {

@@ -138,7 +138,7 @@ func openFiles() []string {
 
 // The times for which a cell's callers wait: what comes right in the end does so within the first.
 const (
-	callTime = 20 * time.Second
+	callTime = time.Minute
 	hopeless = 3 * time.Second
 )
 

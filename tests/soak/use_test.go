@@ -37,7 +37,10 @@ func watchLag(over <-chan struct{}) {
 	}
 }
 
-// sampleFor samples until d is over, thirty times.
+// leastSamples are one for each third; a busy machine may take seconds for one.
+const leastSamples = 3
+
+// sampleFor samples until d is over, thirty times, and no less often than it takes.
 func sampleFor(d time.Duration) *use {
 	u := new(use)
 	ended := make(chan struct{})
@@ -49,6 +52,9 @@ func sampleFor(d time.Duration) *use {
 	for {
 		select {
 		case <-over:
+			for len(u.heap) < leastSamples {
+				u.sample()
+			}
 			return u
 		case <-tick.C:
 			u.sample()
