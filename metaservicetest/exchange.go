@@ -312,9 +312,12 @@ func (g *Guest) RoundTrip(req *http.Request) (*http.Response, error) {
 	x := g.newExchange(req, w)
 	x.hijacks = make(chan net.Conn, 1)
 	served := make(chan error, 1)
+	looked := make(chan struct{})
+	defer close(looked)
 	go func() { // ends with the handler; Stop waits for it
 		defer end()
 		defer x.hangUp(nil)
+		defer func() { <-looked }() // what the handler has answered comes before its having hung up
 		defer context.AfterFunc(x.ctx, func() { w.CloseWithError(context.Cause(x.ctx)) })()
 		err := x.serve(g)
 		served <- err

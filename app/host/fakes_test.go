@@ -171,7 +171,11 @@ func (b *body) Read(p []byte) (int, error) {
 		b.mu.Unlock()
 		var expired <-chan time.Time
 		if !deadline.IsZero() {
-			timer := time.NewTimer(time.Until(deadline))
+			left := time.Until(deadline)
+			if left <= 0 {
+				return 0, errDeadline
+			}
+			timer := time.NewTimer(left)
 			defer timer.Stop()
 			expired = timer.C
 		}

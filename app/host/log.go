@@ -200,12 +200,14 @@ func (s *Service) giveUp(patience time.Duration) domain.LogSummary {
 }
 
 func (s *Service) closeLog(patience time.Duration) domain.LogSummary {
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case <-s.whenLogsEnded():
-	case <-timer.C:
-	case <-s.closing.Done():
+	if patience > 0 {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case <-s.whenLogsEnded():
+		case <-timer.C:
+		case <-s.closing.Done():
+		}
 	}
 	slow := time.NewTimer(closeGrace)
 	defer slow.Stop()

@@ -362,27 +362,29 @@ func TestTooManyLogsAtOnceAreRefusedAndHarmNothing(t *testing.T) {
 // A host that was restarted with another task must not take the old one's success for its own.
 func TestAResultOfAGuestThatNeverAskedWhatToRunIsNoSuccess(t *testing.T) {
 	for _, asks := range []bool{true, false} {
-		var callback told
-		s := newService(t, func(c *host.Config) { c.Resolved = callback.tell })
-		if _, err := s.Hello(t.Context(), domain.Hello{BootID: "1"}); err != nil {
-			t.Fatal(err)
-		}
-		if asks {
-			if _, err := s.Execute(t.Context()); err != nil {
+		synctest.Test(t, func(t *testing.T) {
+			var callback told
+			s := newService(t, func(c *host.Config) { c.Resolved = callback.tell })
+			if _, err := s.Hello(t.Context(), domain.Hello{BootID: "1"}); err != nil {
 				t.Fatal(err)
 			}
-		}
-		if err := s.Resolve(t.Context(), domain.Result{Success: true}); err != nil {
-			t.Error(err)
-		}
-		outcome, err := s.Outcome(t.Context())
-		if err != nil || outcome.Succeeded() != asks || errors.Is(outcome.Err, domain.ErrForeignResult) == asks {
-			t.Errorf("asked what to run: %v: %+v, %v", asks, outcome, err)
-		}
-		s.Close()
-		if got := callback.all(); len(got) != 1 || got[0].Succeeded() != asks {
-			t.Errorf("asked what to run: %v: told %+v", asks, got)
-		}
+			if asks {
+				if _, err := s.Execute(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.Resolve(t.Context(), domain.Result{Success: true}); err != nil {
+				t.Error(err)
+			}
+			outcome, err := s.Outcome(t.Context())
+			if err != nil || outcome.Succeeded() != asks || errors.Is(outcome.Err, domain.ErrForeignResult) == asks {
+				t.Errorf("asked what to run: %v: %+v, %v", asks, outcome, err)
+			}
+			s.Close()
+			if got := callback.all(); len(got) != 1 || got[0].Succeeded() != asks {
+				t.Errorf("asked what to run: %v: told %+v", asks, got)
+			}
+		})
 	}
 }
 
