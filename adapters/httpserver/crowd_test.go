@@ -331,7 +331,7 @@ func TestHijackedConnectionsCountUntilReleased(t *testing.T) {
 // The end finds whoever waits at the door.
 func TestTheEndWhileAConnectionWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		p := newPipes()
 		ctx, cancel := context.WithCancel(t.Context())
 		over := make(chan error, 1)
 		go func() { over <- httpserver.Serve(ctx, p, streams(nil), silence) }()

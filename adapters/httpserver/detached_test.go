@@ -169,7 +169,7 @@ func TestEmptyLinesBeforeTheNextRequest(t *testing.T) {
 // a virtual machine was hung up on when it was to be answered.
 func TestADetachedConnectionIsWokenThatHasItsOwnTimeouts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		p := newPipes()
 		ctx, cancel := context.WithCancel(t.Context())
 		over := make(chan error, 1)
 		release := make(chan struct{})
@@ -239,7 +239,7 @@ func TestTheEndOfServeEndsRestingConnections(t *testing.T) {
 	for name, requests := range map[string]int{"alone": 1, "with another request behind it": 2} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+				p := newPipes()
 				ctx, cancel := context.WithCancel(t.Context())
 				over := make(chan error, 1)
 				go func() { over <- httpserver.Serve(ctx, p, detaching(t, nil), silence) }()
@@ -267,7 +267,7 @@ func TestTheEndOfServeEndsRestingConnections(t *testing.T) {
 // What is answered when the server ends has its last words here, too.
 func TestADetachedAnswerUnderWayGetsOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		p := newPipes()
 		ctx, cancel := context.WithCancel(t.Context())
 		over := make(chan error, 1)
 		detached := make(chan struct{})
@@ -284,10 +284,7 @@ func TestADetachedAnswerUnderWayGetsOut(t *testing.T) {
 				conn.Resume()
 			}), silence)
 		}()
-		ours, theirs := net.Pipe()
-		defer ours.Close()
-		p.conns <- theirs
-		c := newClient(t, ours)
+		c := newClient(t, p.dial(t))
 		c.ask("/")
 		<-detached
 		cancel()

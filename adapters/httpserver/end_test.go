@@ -1,12 +1,14 @@
 package httpserver_test
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hexworker/metaservice/adapters/httpserver"
@@ -33,60 +35,58 @@ func serveWith(t *testing.T, config httpserver.Config, handler http.HandlerFunc)
 // A guest of version 1 that reports its result, and sees the connection break before the answer, takes
 // its host for one that never heard it, and tries fifteen times more.
 func TestAnswerUnderWayGetsOut(t *testing.T) {
-	var end context.CancelFunc
-	ready := make(chan struct{})
-	var address string
-	var ended <-chan error
-	address, end, ended = serve(t, func(w http.ResponseWriter, r *http.Request) {
-		<-ready
-		end() // the host has what it waited for
-		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
-			conn, err := net.Dial("tcp", address)
-			if err != nil { // nobody listens any more
-				break
-			}
-			conn.Close()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipes()
+		ctx, end := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() {
+			over <- httpserver.Serve(ctx, p, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				end()                              // the host has what it waited for
+				<-p.done                           // nobody listens any more
+				time.Sleep(100 * time.Millisecond) // and the answer is written
+				io.WriteString(w, "taken")
+			}), silence)
+		}()
+		conn := p.dial(t)
+		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
 		}
-		io.WriteString(w, "taken")
+		if body, err := io.ReadAll(response.Body); string(body) != "taken" {
+			t.Errorf("the answer is %q, %v", body, err)
+		}
+		if err := <-over; err != nil {
+			t.Error(err)
+		}
 	})
-	close(ready)
-	response, err := http.Get("http://" + address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if body, err := io.ReadAll(response.Body); string(body) != "taken" {
-		t.Errorf("the answer is %q, %v", body, err)
-	}
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
 }
 
 func TestEndWaitsForNobodyLong(t *testing.T) {
-	inside := make(chan struct{})
-	address, end, ended := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		close(inside)
-		<-r.Context().Done()
-	})
-	asked := make(chan error, 1)
-	go func() {
-		response, err := http.Get("http://" + address)
-		if err == nil {
-			response.Body.Close()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipes()
+		ctx, end := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		inside := make(chan struct{})
+		go func() {
+			over <- httpserver.Serve(ctx, p, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				close(inside)
+				<-r.Context().Done()
+			}), silence)
+		}()
+		conn := p.dial(t)
+		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		<-inside
+		begun := time.Now()
+		end()
+		if err := <-over; err != nil {
+			t.Error(err)
 		}
-		asked <- err
-	}()
-	<-inside
-	begun := time.Now()
-	end()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-	if took := time.Since(begun); took > 2*time.Second {
-		t.Errorf("it took %s to end", took)
-	}
-	if err := <-asked; err == nil {
-		t.Error("the request that never ends got an answer")
-	}
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("it took %s to end", took)
+		}
+		if said, err := io.ReadAll(conn); len(said) > 0 {
+			t.Errorf("the request that never ends got an answer: %q, %v", said, err)
+		}
+	})
 }

@@ -41,7 +41,7 @@ func TestTheEndOfServeEndsHijackedConnections(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+				p := newPipes()
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				taken, over := make(chan struct{}), make(chan struct{})
@@ -81,7 +81,7 @@ func TestTheEndOfServeEndsHijackedConnections(t *testing.T) {
 // A request that is being answered still has its last words, though a connection was hijacked.
 func TestAHijackedConnectionCutsNobodysLastWords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		p := newPipes()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		taken, over := make(chan struct{}), make(chan error, 1)

@@ -30,10 +30,22 @@ type pipes struct {
 	done  chan struct{}
 }
 
+func newPipes() *pipes {
+	return &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+// dial is for a listener that is served. The test closes what it returns.
+func (p *pipes) dial(t *testing.T) net.Conn {
+	ours, theirs := net.Pipe()
+	p.conns <- theirs
+	t.Cleanup(func() { ours.Close() })
+	return ours
+}
+
 // inMemory serves handler in a bubble until the test ends, and returns what dials.
 func inMemory(t *testing.T, handler http.HandlerFunc, logger *slog.Logger) (dial func() net.Conn) {
 	t.Helper()
-	p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+	p := newPipes()
 	ctx, cancel := context.WithCancel(context.Background())
 	over := make(chan error, 1)
 	go func() { over <- httpserver.Serve(ctx, p, handler, logger) }()
@@ -44,12 +56,7 @@ func inMemory(t *testing.T, handler http.HandlerFunc, logger *slog.Logger) (dial
 		}
 		time.Sleep(time.Second) // net/http lingers for half of one after a refusal, so that it arrives
 	})
-	return func() net.Conn {
-		ours, theirs := net.Pipe()
-		p.conns <- theirs
-		t.Cleanup(func() { ours.Close() })
-		return ours
-	}
+	return func() net.Conn { return p.dial(t) }
 }
 
 func (p *pipes) Accept() (net.Conn, error) {
@@ -169,7 +176,7 @@ func TestHeadersUpToTheLimitAreTaken(t *testing.T) {
 // Serve returns only when nobody is inside any more: what a handler writes to is about to be closed.
 func TestServeJoinsItsHandlers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		p := newPipes()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		inside := make(chan struct{})
@@ -200,7 +207,7 @@ func TestServeJoinsItsHandlers(t *testing.T) {
 // A handler that ignores the end of its connection must not hold the program up.
 func TestServeWaitsForNoHandlerForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		p := newPipes()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		inside, release := make(chan struct{}), make(chan struct{})

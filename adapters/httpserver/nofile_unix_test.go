@@ -57,9 +57,13 @@ func withoutDescriptors(t *testing.T) {
 	works := func(conn net.Conn) error {
 		conn.SetDeadline(time.Now().Add(20 * time.Second))
 		fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		reader := bufio.NewReader(conn)
+		response, err := http.ReadResponse(reader, nil)
 		if err == nil {
 			_, err = io.Copy(io.Discard, response.Body)
+		}
+		if err == nil {
+			_, err = reader.WriteTo(io.Discard) // until the host has closed its descriptor
 		}
 		return err
 	}
