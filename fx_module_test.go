@@ -100,6 +100,7 @@ func TestAnAppStopsAmidItsTasks(t *testing.T) {
 
 // Guests that don't end by themselves are killed before the app's time is over, whatever StopTimeout says.
 func TestAnAppStopsInTime(t *testing.T) {
+	t.Parallel() // it waits: what fx starts can't live in a bubble
 	var engine metaservice.Engine
 	machine := scripted(running)
 	machine.Machine = stubborn{machine.Machine}
@@ -107,7 +108,7 @@ func TestAnAppStopsInTime(t *testing.T) {
 		provide(metaservice.Config{StopTimeout: metaservice.Duration(time.Hour)}))
 	check(t, "start", app.Start(t.Context()), nil)
 	start(t, engine, metaservice.Payload{})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second) // a quarter of it is for the kill
 	defer cancel()
 	check(t, "stop", app.Stop(ctx), nil)
 	if alive := machine.alive.Load(); alive != 0 {

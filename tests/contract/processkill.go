@@ -274,8 +274,8 @@ func processCloseRead(t *testing.T, processes ports.Processes) {
 }
 
 func processConcurrent(t *testing.T, processes ports.Processes) {
-	process := startProcess(t, processes, shell(t, leavers+"trap '' TERM; while :; do sleep 1000; done"))
-	pids := readPIDs(t, process, 4)
+	process := startProcess(t, processes, shell(t, leavers+"trap '' TERM; echo $$; while :; do sleep 1000; done"))
+	pids := readPIDs(t, process, 5) // the last is its own, once it ignores the signal
 	var all sync.WaitGroup
 	for i := range 4 {
 		all.Go(func() {
