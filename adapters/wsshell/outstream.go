@@ -118,8 +118,12 @@ func (s *outStream) refund(n int) {
 	s.bytes -= int64(n)
 }
 
-// Write implements io.Writer.
+// Write implements io.Writer. What is out when the shell ends was written, as into a pipe whose reader ends
+// next: only the next Write is told.
 func (s *outStream) Write(p []byte) (written int, err error) {
+	if len(p) == 0 {
+		return 0, s.isOver()
+	}
 	b := getBlock()
 	defer putBlock(b)
 	for len(p) > 0 {
@@ -133,7 +137,7 @@ func (s *outStream) Write(p []byte) (written int, err error) {
 		written += n
 		p = p[n:]
 	}
-	return written, s.isOver()
+	return written, nil
 }
 
 // sendBlock sends the n bytes that stand in a block behind the head of a message, unless the stream was closed

@@ -1,6 +1,7 @@
 package wsshell
 
 import (
+	"errors"
 	"io"
 	"testing"
 
@@ -26,5 +27,22 @@ func TestNothingIsSentBehindAStreamsEnd(t *testing.T) {
 	}
 	if len(sent) != 1 || sent[0] != domain.DataHead {
 		t.Errorf("sent were messages of %d bytes", sent)
+	}
+}
+
+// A shell that is told to exit may have ended before the Write that told it returns.
+func TestWhatIsOutBeforeTheEndWasWritten(t *testing.T) {
+	var s *outStream
+	s = newOutStream(domain.Stdin, domain.ShellBlock, func(*block, int) error {
+		s.end(domain.ErrShellTerminated) // it has read its last line
+		return nil
+	})
+	if n, err := io.WriteString(s, "exit 7\n"); n != 7 || err != nil {
+		t.Errorf("Write: %d, %v", n, err)
+	}
+	for _, late := range []string{"more", ""} {
+		if n, err := io.WriteString(s, late); n != 0 || !errors.Is(err, domain.ErrShellTerminated) {
+			t.Errorf("a Write of %q after the end: %d, %v", late, n, err)
+		}
 	}
 }
