@@ -31,7 +31,7 @@ run: build ## a first task, in a guest on the embedded machine
 # Images and what they are made of are kept from checkout to checkout; 'image' there is the latest.
 CACHE          := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/metaservice
 KERNEL_PACKAGE := linux-image-cloud-amd64
-APT_DOWNLOAD   := apt-get download -qq -o APT::Sandbox::User=root
+APT_DOWNLOAD   := apt-get download -qq -o Acquire::Retries=3 -o APT::Sandbox::User=root
 
 image: build vm-tools $(CACHE)/kit/packages ## the image that virtual machines boot, once for each build
 	@set -e; cd $(CACHE); \
@@ -56,7 +56,7 @@ $(CACHE)/kit/packages:
 		kernel() { apt-cache depends $(KERNEL_PACKAGE) 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p' | head -n 1; }; \
 		fetch() { [ -n "$$(kernel)" ] && (cd $$kit && $(APT_DOWNLOAD) $$(kernel) busybox-static); }; \
 		echo "Fetching $(KERNEL_PACKAGE) and busybox-static"; \
-		fetch 2>/dev/null || { apt-get update -qq; fetch; } || { \
+		fetch 2>/dev/null || { apt-get update -qq -o Acquire::Retries=3; fetch; } || { \
 			echo "apt has no $(KERNEL_PACKAGE) or busybox-static; 'metaservice image build' takes any kernel" >&2; exit 1; }; \
 		for package in $$kit/*.deb; do dpkg-deb -x $$package $$kit; basename $$package .deb; done >$$kit/packages; \
 		rm $$kit/*.deb; chmod 755 $$kit; mkdir -p $(CACHE)/images; rm -rf $(CACHE)/kit; mv -T $$kit $(CACHE)/kit
@@ -67,7 +67,7 @@ vm-tools: ## QEMU, and what else images and their tests need, where it is missin
 		need qemu-system-x86_64 qemu-system-x86; need qemu-img qemu-utils; need mke2fs e2fsprogs; \
 		need busybox busybox-static; need systemd-analyze systemd; \
 		test -z "$$missing" || { echo "Virtual machines need$$missing: installing"; \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
+			apt-get update -qq -o Acquire::Retries=3 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Acquire::Retries=3 --no-install-recommends $$missing; }
 
 test: race-tools test-tools image ## every test, in virtual machines too, with the race detector
 	$(GO) test -race -buildvcs=false -timeout 20m ./...
@@ -77,13 +77,13 @@ test: race-tools test-tools image ## every test, in virtual machines too, with t
 race-tools:
 	@command -v gcc >/dev/null || { \
 		echo "The race detector needs a C compiler: installing gcc and libc6-dev"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gcc libc6-dev; }
+		apt-get update -qq -o Acquire::Retries=3 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Acquire::Retries=3 gcc libc6-dev; }
 
 # Shells are tested in a real terminal.
 test-tools:
 	@command -v tmux >/dev/null || { \
 		echo "The tests of shells need a terminal: installing tmux"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends tmux; }
+		apt-get update -qq -o Acquire::Retries=3 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Acquire::Retries=3 --no-install-recommends tmux; }
 
 # What needs no C is built in one way everywhere, so that it is compiled once.
 check fuzz: export CGO_ENABLED = 0
@@ -112,7 +112,7 @@ check: ## format, vet, staticcheck, tidy, and builds for the other platforms
 bench-tools:
 	@test -x /usr/sbin/sshd && command -v ssh >/dev/null || { \
 		echo "The benchmarks measure ssh, too: installing openssh-server and openssh-client, without starting a server"; \
-		apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server openssh-client; }
+		apt-get update -qq -o Acquire::Retries=3 && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Acquire::Retries=3 --no-install-recommends openssh-server openssh-client; }
 
 # With FLAGS, such as -bench Idle, it isn't the whole, and the document stays as it is.
 BENCH := $(GO) test -buildvcs=false -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./tests/bench ./tests/vm $(FLAGS)

@@ -126,10 +126,10 @@ func TestCgroupWithoutKill(t *testing.T) {
 		t.Error("it doesn't fork")
 	}
 	group.freeze()
-	before := group.members()
-	if frozen, ok := group.event("frozen"); !ok || !frozen {
+	if !wait(t.Context(), patience, func() bool { frozen, ok := group.event("frozen"); return ok && frozen }) {
 		t.Error("it isn't frozen")
 	}
+	before := group.members()
 	if len(group.survivors()) != len(before) {
 		t.Errorf("%d survivors of %d", len(group.survivors()), len(before))
 	}
@@ -184,6 +184,9 @@ func TestSweepEndsWhatWasLeft(t *testing.T) {
 	}
 	owned.kill()
 	_ = spared.Wait()
+	if !wait(t.Context(), 10*time.Second, owned.empty) {
+		t.Errorf("%d are left", len(owned.members()))
+	}
 	if err := owned.remove(); err != nil {
 		t.Error(err)
 	}

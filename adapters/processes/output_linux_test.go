@@ -95,6 +95,7 @@ func TestDrainEndsAFlood(t *testing.T) {
 	if _, err := io.ReadFull(out, first[:]); err != nil {
 		t.Fatal(err)
 	}
+	out.patience = time.Hour // it is the bytes that end it
 	out.commandEnded()
 	n, err := io.Copy(io.Discard, out)
 	if !errors.Is(err, ports.ErrOutputCut) || n < DrainMost || n > DrainMost+2*pipeSize {
@@ -126,6 +127,7 @@ func TestStopEndsADrain(t *testing.T) {
 func TestDrainThatIsJustNotCut(t *testing.T) {
 	for over, want := range map[int]error{0: io.EOF, 1: ports.ErrOutputCut} {
 		out, childs := drained(t, nil)
+		out.patience = time.Hour // for its bytes alone
 		out.commandEnded()
 		out.draining, out.room = true, DrainMost // before the first byte is there
 		done := make(chan error, 1)

@@ -81,9 +81,14 @@ func TestStrayThatTakesLongToDie(t *testing.T) {
 
 // TestShimStoppedByItsShell: a shim that was stopped must not hold up a hang-up, which needs none.
 func TestShimStoppedByItsShell(t *testing.T) {
-	spec := sh(`stty -opost; trap 'echo hung up' HUP; kill -STOP $PPID; echo $$; while :; do sleep 0.05; done`)
+	started := filepath.Join(t.TempDir(), "started") // the shim tells so first, or nobody would know
+	spec := sh(`stty -opost; trap 'echo hung up' HUP; until [ -e ` + started + ` ]; do sleep 0.01; done
+		kill -STOP $PPID; echo $$; while :; do sleep 0.05; done`)
 	spec.Terminal = &ports.TerminalSize{Columns: 80, Rows: 24}
 	p := startShell(t, starter(t, processes.ModeShim), spec)
+	if err := os.WriteFile(started, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	pids := readPIDs(t, p.Output(), 1)
 	if err := p.Stdin().Close(); err != nil {
 		t.Error(err)

@@ -290,9 +290,10 @@ func TestTheHostsCardsAreListedSeldom(t *testing.T) {
 }
 
 func TestNATLimitsAreTheConfigs(t *testing.T) {
+	t.Parallel() // it waits
 	w := &world{places: map[string]string{"tcp 192.0.2.1:80": tcpEcho(t, "the world"), "udp 192.0.2.1:99": udpEcho(t, same)}}
 	nat := w.nat()
-	nat.Forwards, nat.Flows, nat.Idle, nat.FlowIdle = 1, 1, 500*time.Millisecond, 500*time.Millisecond
+	nat.Forwards, nat.Flows, nat.Idle, nat.FlowIdle = 1, 1, 5*time.Second, 5*time.Second
 	_, conn := network(t, vmnet.Config{NAT: nat})
 	g := newGuest(t, conn, itself)
 	one := g.mustDial(t, "192.0.2.1:80")
@@ -395,7 +396,7 @@ func TestNATEndsAmidEverything(t *testing.T) {
 	eventually(t, "it does not dial", func() bool { return w.dialed.Load() == 3 })
 	begun := time.Now()
 	n.Close()
-	if took := time.Since(begun); took > 2*time.Second {
+	if took := time.Since(begun); took > 10*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	conn.Close()

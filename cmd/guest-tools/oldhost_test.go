@@ -323,7 +323,7 @@ func TestSignals(t *testing.T) {
 	if code := guest.end(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
-	if took := time.Since(start); took > 4*time.Second {
+	if took := time.Since(start); took > 4900*time.Millisecond {
 		t.Errorf("the second signal didn't hurry it: %s", took)
 	}
 	pid, err := os.ReadFile(filepath.Join(dir, "pid"))

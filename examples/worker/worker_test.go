@@ -183,13 +183,14 @@ func TestTasksToTheEnd(t *testing.T) {
 
 // A worker that was told to end lost the tasks that it had read ahead, or ran them again elsewhere too.
 func TestSIGTERMAmidTwentyTasks(t *testing.T) {
-	p := start(t, "-at-once", "3", "-grace", "2s")
+	p := start(t, "-at-once", "3", "-grace", "6s")
+	enough := filepath.Join(t.TempDir(), "enough")
 	for i := range 20 {
 		switch {
 		case i < 4:
 			p.send(fmt.Sprint("quick-", i), shell("echo done"))
 		case i == 4: // ends within its grace
-			p.send("graceful", shell("echo started; sleep 1; echo ended"))
+			p.send("graceful", shell("echo started; until [ -e "+enough+" ]; do sleep 0.05; done; echo ended"))
 		default:
 			p.send(fmt.Sprint("endless-", i), shell("mkdir out; printf 1 >out/x; echo started; sleep 1000"))
 		}
@@ -207,13 +208,21 @@ func TestSIGTERMAmidTwentyTasks(t *testing.T) {
 	if err := p.process.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
+	first, ok := p.next() // one that it gives back: it has begun to drain
+	if !ok {
+		t.Fatalf("the worker gave nothing back: %s", p.errors.String())
+	}
+	results[first.ID] = first
+	if err := os.WriteFile(enough, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for id, result := range p.ends() { // though its input stays open
 		if _, twice := results[id]; twice {
 			t.Errorf("%s has two results", id)
 		}
 		results[id] = result
 	}
-	if took := time.Since(began); took > 20*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %s to end", took)
 	}
 	if len(results) != 20 {
@@ -262,7 +271,7 @@ func (p *program) await(ids ...string) {
 
 // Lines that kept coming kept it draining until its time to stop was over.
 func TestSIGTERMAmidAStream(t *testing.T) {
-	p := start(t, "-at-once", "1", "-grace", "100ms")
+	p := start(t, "-at-once", "1", "-grace", "2s")
 	p.send("endless", shell("echo started; sleep 1000"))
 	p.await("endless")
 	if err := p.process.Process.Signal(syscall.SIGTERM); err != nil {

@@ -114,11 +114,26 @@ const leavers = `
 	(setsid sh -c 'trap "" TERM HUP; echo $$; setsid sh -c "echo \$\$; sleep 1000; :" & sleep 1000; :' &)
 `
 
+// untilReaped is a context for the kill of a command that SIGTERM ends, and what it has started doesn't: it
+// ends with the command, for on a busy machine that takes its time.
+func untilReaped(process interface {
+	Wait(context.Context) (domain.Report, error)
+}) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_, _ = process.Wait(ctx)
+		cancel()
+	}()
+	return ctx, cancel
+}
+
 func processKillLeavers(t *testing.T, processes ports.Processes) {
 	bothWays(t, shell(t, leavers+"sleep 1000; :"), func(_ string, spec ports.ProcessSpec) {
 		process := startProcess(t, processes, spec)
 		pids := readPIDs(t, process, 4)
-		killTree(t, context.Background(), process, 200*time.Millisecond, pids...)
+		ctx, cancel := untilReaped(process)
+		defer cancel()
+		killTree(t, ctx, process, processPatience, pids...)
 		wantReport(t, process, byTerm)
 		readAll(t, process)
 	})
@@ -190,7 +205,9 @@ func processKillForks(t *testing.T, processes ports.Processes) {
 	if !within(func() bool { return len(markedProcesses(t)) > 30 }) {
 		t.Fatal("it doesn't fork")
 	}
-	killTree(t, context.Background(), process, 100*time.Millisecond, pids...)
+	ctx, cancel := untilReaped(process)
+	defer cancel()
+	killTree(t, ctx, process, processPatience, pids...)
 	wantReport(t, process, byTerm)
 }
 

@@ -1,7 +1,6 @@
 package contract
 
 import (
-	"context"
 	"errors"
 	"io"
 	"os"
@@ -230,7 +229,9 @@ func shellKillLeavers(t *testing.T, shells ports.Shells) {
 	bothWays(t, shell(t, leavers+"sleep 1000; :"), func(_ string, spec ports.ProcessSpec) {
 		process := startShell(t, shells, spec)
 		pids := readPIDs(t, process, 4)
-		killTree(t, context.Background(), process, 200*time.Millisecond, pids...)
+		ctx, cancel := untilReaped(process)
+		defer cancel()
+		killTree(t, ctx, process, processPatience, pids...)
 		wantReport(t, process, byTerm)
 		readAll(t, process)
 	})

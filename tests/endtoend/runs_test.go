@@ -135,7 +135,7 @@ func TestFault10AKillTakesTheWholeTree(t *testing.T) {
 	if left := processesOf(run); len(left) > 0 {
 		t.Errorf("the kill was answered with processes alive: %v", left)
 	}
-	if took := time.Since(began); took > 8*time.Second {
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("the kill took %s", took)
 	}
 	outcome := ended(t, task)

@@ -16,7 +16,7 @@ func isChild(t *testing.T) bool { return os.Getenv(childVariable) == t.Name() }
 // childOf is this program again, to run the same test as a child.
 func childOf(t *testing.T) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "1m")
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "5m")
 	cmd.Env = append(os.Environ(), childVariable+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd

@@ -139,7 +139,7 @@ func TestHarmfulFaults(t *testing.T) {
 	} {
 		t.Run(test.kind.String()+" "+test.moment.String(), func(t *testing.T) {
 			t.Parallel()
-			e := talk(t, Fault{Request: "POST /x", Kind: test.kind, Moment: test.moment, Body: 100}, 500*time.Millisecond)
+			e := talk(t, Fault{Request: "POST /x", Kind: test.kind, Moment: test.moment, Body: 100}, 3*time.Second)
 			if test.got >= 0 && len(e.got) != test.got || !test.host(e.hostErr) {
 				t.Errorf("the host got %d bytes and then %v, want %d", len(e.got), e.hostErr, test.got)
 			}

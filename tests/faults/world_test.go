@@ -24,6 +24,7 @@ import (
 	"github.com/hexworker/metaservice/app/guest"
 	"github.com/hexworker/metaservice/domain"
 	"github.com/hexworker/metaservice/ports"
+	"github.com/hexworker/metaservice/tests/contract"
 )
 
 var silence = slog.New(slog.DiscardHandler)
@@ -31,10 +32,12 @@ var silence = slog.New(slog.DiscardHandler)
 // limits make a world whose parties give up soon.
 var limits = metaservice.Limits{
 	Hold: 500 * time.Millisecond, Reply: 2 * time.Second, Offer: 5 * time.Second, Stall: time.Second,
-	Silence: 5 * time.Second, LogEnd: time.Second,
+	Silence: 5 * time.Second, LogEnd: leastPatience,
 }
 
-var patience = hostclient.Options{DialTimeout: time.Second, PollTimeout: 2 * time.Second, AnswerTimeout: 1500 * time.Millisecond}
+const leastPatience = time.Second // of any of them
+
+var patience = hostclient.Options{DialTimeout: leastPatience, PollTimeout: 2 * time.Second, AnswerTimeout: 1500 * time.Millisecond}
 
 // sink keeps a log.
 type sink struct {
@@ -193,6 +196,7 @@ type world struct {
 	log     *sink
 	told    chan bool // what the callback was
 	tape    tape
+	lag     *contract.Lag
 
 	stopServing context.CancelFunc
 	served      chan error
@@ -207,7 +211,7 @@ type setting struct {
 }
 
 func newWorld(set setting) (_ *world, err error) {
-	w := &world{log: newSink(), told: make(chan bool, 10), served: make(chan error, 1), storage: set.storage}
+	w := &world{lag: contract.WatchLag(), log: newSink(), told: make(chan bool, 10), served: make(chan error, 1), storage: set.storage}
 	if set.log == nil {
 		set.log = w.log
 	}
@@ -249,14 +253,15 @@ func (w *world) close() (wrong []error) {
 	if err := w.service.Close(); err != nil {
 		wrong = append(wrong, fmt.Errorf("Close: %w", err))
 	}
-	if took := time.Since(begun); took > 2*time.Second {
-		wrong = append(wrong, fmt.Errorf("I9: Close took %s", took))
+	if took := time.Since(begun); took > w.lag.Allowed(2*time.Second) {
+		wrong = append(wrong, untimelyError{fmt.Errorf("I9: Close took %s", took)})
 	}
 	w.stopServing()
 	if err := <-w.served; err != nil {
 		wrong = append(wrong, fmt.Errorf("Serve: %w", err))
 	}
 	w.proxy.Close()
+	w.lag.Stop()
 	return append(wrong, w.left()...)
 }
 
@@ -277,6 +282,7 @@ func (w *world) left() (wrong []error) {
 
 // member is a guest that runs.
 type member struct {
+	lag   *contract.Lag
 	spy   *spy
 	guest *guest.Guest
 	end   context.CancelFunc
@@ -293,7 +299,7 @@ func (w *world) join(folder, bootID string, old bool, programs Programs) (*membe
 	if err != nil {
 		return nil, err
 	}
-	m := &member{spy: &spy{Host: client, old: old}, ended: make(chan error, 1)}
+	m := &member{lag: contract.WatchLag(), spy: &spy{Host: client, old: old}, ended: make(chan error, 1)}
 	m.guest, err = guest.New(guest.Config{
 		Host: m.spy, Files: files, Processes: programs, Shells: programs, Version: "test", BootID: bootID, Dir: folder,
 	})
@@ -311,14 +317,15 @@ func (w *world) join(folder, bootID string, old bool, programs Programs) (*membe
 
 // leave ends it, and tells what should not be.
 func (m *member) leave() (wrong []error) {
+	defer m.lag.Stop()
 	begun := time.Now()
 	m.end()
 	m.guest.Hurry()
 	if err := <-m.ended; err != nil {
 		wrong = append(wrong, fmt.Errorf("the guest ended with %w", err))
 	}
-	if took := time.Since(begun); took > time.Second {
-		wrong = append(wrong, fmt.Errorf("I9: the guest took %s to end", took))
+	if took := time.Since(begun); took > m.lag.Allowed(time.Second) {
+		wrong = append(wrong, untimelyError{fmt.Errorf("I9: the guest took %s to end", took)})
 	}
 	return wrong
 }

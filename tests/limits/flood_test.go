@@ -18,7 +18,7 @@ import (
 // asks these for is brought all the same, at the first try.
 func TestWhatTheHostAsksForComesBesideAFlood(t *testing.T) {
 	const files = 20
-	w := newWorld(t, metaservice.WithLimits(metaservice.Limits{Tries: 1, RequestBurst: 5, Requests: 20, Reply: 5 * time.Second}))
+	w := newWorld(t, metaservice.WithLimits(metaservice.Limits{Tries: 1, RequestBurst: 5, Requests: 20, Reply: 30 * time.Second}))
 	w.floods = true
 	ctx, stop := context.WithCancel(t.Context())
 	var flood sync.WaitGroup

@@ -95,7 +95,7 @@ const marker = "METASERVICE_SCRIPT"
 // leftovers is what a script left: temporary files, and processes, which get a moment to die.
 func leftovers(work, tmp string) []string {
 	var left []string
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); pause() {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); pause() {
 		left = nil
 		entries, _ := os.ReadDir(tmp)
 		for _, entry := range entries {

@@ -24,6 +24,7 @@ import (
 	"github.com/hexworker/metaservice/adapters/wire"
 	"github.com/hexworker/metaservice/app/guest"
 	"github.com/hexworker/metaservice/domain"
+	"github.com/hexworker/metaservice/tests/contract"
 	"github.com/hexworker/metaservice/tests/faults"
 )
 
@@ -62,6 +63,8 @@ const (
 // TestGuestsBehindFaults: whatever is done to the ways between guests and hosts, and to the guests, no success
 // is a false one, no file is a short one, every caller returns, and nothing is left.
 func TestGuestsBehindFaults(t *testing.T) {
+	lag := contract.WatchLag()
+	defer lag.Stop()
 	before, open := goleak.IgnoreCurrent(), openFiles()
 	folder := t.TempDir()
 	err := errors.Join(os.WriteFile(filepath.Join(folder, "file"), []byte(strings.Repeat(fileHolds, fileTimes)), 0o600), os.Mkdir(filepath.Join(folder, "folder"), 0o700))
@@ -75,7 +78,7 @@ func TestGuestsBehindFaults(t *testing.T) {
 	if chosen == 0 {
 		chosen = rand.Uint64()
 	}
-	r := &run{T: t, disposed: make(chan struct{}), counts: make(map[string]int)}
+	r := &run{T: t, lag: lag, disposed: make(chan struct{}), counts: make(map[string]int)}
 	temporary := t.TempDir()
 	r.engine, err = metaservice.NewEngine(metaservice.Config{
 		TemporaryFolder: temporary,
@@ -113,9 +116,7 @@ func TestGuestsBehindFaults(t *testing.T) {
 		t.Errorf("files are left: %v, %v", left, err)
 	}
 	goleak.VerifyNone(t, before)
-	if now := openFiles(); len(now) > len(open) {
-		t.Errorf("descriptors are left: there were %q, there are %q", open, now)
-	}
+	noneLeft(t, open)
 }
 
 // beBroken is a guest whose connections are broken, and which itself is rebooted, or loses its power.
@@ -231,8 +232,8 @@ func (r *run) inTime(what string, f func(ctx context.Context)) {
 	defer cancel()
 	begun := time.Now()
 	f(ctx)
-	if late := time.Since(begun) - callPatience; late > time.Second+10*time.Duration(lag.Load()) {
-		r.Errorf("I9: %s returned %s after its context, and no timer was later than %s", what, late, time.Duration(lag.Load()))
+	if late := time.Since(begun) - callPatience; late > r.lag.Allowed(time.Second) {
+		r.Errorf("I9: %s returned %s after its context, and no timer was later than %s", what, late, r.lag.Most())
 	}
 }
 

@@ -154,6 +154,7 @@ type run struct {
 	engine   metaservice.Engine
 	payload  func(plan) metaservice.Payload
 	mayDie   bool
+	lag      *contract.Lag // for inTime
 	disposed chan struct{} // closed when the engine's Dispose begins
 
 	mu     sync.Mutex // guards counts
@@ -197,9 +198,7 @@ func soak(t *testing.T, workers int, machine metaservice.Machine, config metaser
 		t.Errorf("files are left: %v, %v", left, err)
 	}
 	goleak.VerifyNone(t, before)
-	if now := openFiles(); len(now) > len(files) {
-		t.Errorf("descriptors are left: there were %q, there are %q", files, now)
-	}
+	noneLeft(t, files)
 }
 
 func (r *run) account() string {

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -19,33 +18,12 @@ type use struct {
 	heap, resident, goroutines, files, children []float64
 }
 
-// lag is the latest that a timer of this process has been: a machine that is so busy is nobody's fault, so
-// it is allowed to every caller several times over. It is in nanoseconds.
-var lag atomic.Int64
-
-// watchLag keeps lag until over is closed.
-func watchLag(over <-chan struct{}) {
-	const every = 20 * time.Millisecond
-	for {
-		begun := time.Now()
-		select {
-		case <-over:
-			return
-		case <-time.After(every):
-			lag.Store(max(lag.Load(), int64(time.Since(begun)-every)))
-		}
-	}
-}
-
 // leastSamples are one for each third; a busy machine may take seconds for one.
 const leastSamples = 3
 
 // sampleFor samples until d is over, thirty times, and no less often than it takes.
 func sampleFor(d time.Duration) *use {
 	u := new(use)
-	ended := make(chan struct{})
-	defer close(ended)
-	go watchLag(ended)
 	over := time.After(d)
 	tick := time.NewTicker(d / 30)
 	defer tick.Stop()
@@ -122,4 +100,23 @@ func (u *use) judge(t *testing.T) {
 func median(samples []float64) float64 {
 	sorted := slices.Sorted(slices.Values(samples))
 	return sorted[len(sorted)/2]
+}
+
+// noneLeft polls until no more descriptors are open than before: package os keeps the pipes that it splices by
+// until the second collection.
+func noneLeft(t *testing.T, before []string) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); ; <-tick.C {
+		runtime.GC()
+		now := openFiles()
+		if len(now) <= len(before) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("descriptors are left: there were %q, there are %q", before, now)
+			return
+		}
+	}
 }

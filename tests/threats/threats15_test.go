@@ -146,7 +146,13 @@ func TestThreat15RequestFlood(t *testing.T) {
 				}
 				return nil
 			})
-			// First the burst is to be used up.
+			// First the bursts are to be used up.
+			eventually(t, "the bursts are used up", func() error {
+				if answers := h.counts(t).answered() - start.answered(); answers < limits.RequestBurst {
+					return fmt.Errorf("%d answers", answers)
+				}
+				return nil
+			})
 			<-time.After(time.Second)
 			cpu, answers, took := measure(h)
 			all, since := h.counts(t), time.Since(begun)

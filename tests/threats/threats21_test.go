@@ -147,7 +147,7 @@ func TestThreat21NeverAckingShell(t *testing.T) {
 			}
 			slices.Sort(took)
 			t.Logf("%d bytes held for each; Abort took %s, and %s at most", held, took[shells/2], took[shells-1])
-			if took[shells/2] > 100*time.Millisecond {
+			if took[shells/2] > time.Second {
 				t.Errorf("Abort took %s", took)
 			}
 			tally := a.stop(t)

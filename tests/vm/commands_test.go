@@ -69,7 +69,7 @@ func TestCommandLine(t *testing.T) {
 		t.Errorf("a shell: status %d, %q, %s", status, stdout, stderr)
 	}
 
-	status, stdout, stderr = run("run", "--machine", "qemu", "--", "sh", "-c", "echo begun; sleep 1; reboot -f; sleep 100")
+	status, stdout, stderr = run("run", "--machine", "qemu", "--", "sh", "-c", "echo begun; sleep 10; reboot -f; sleep 100")
 	if status != 125 || stdout != "begun\n" || !strings.Contains(stderr, "the guest rebooted") {
 		t.Errorf("a reboot: status %d, %q, %s", status, stdout, stderr)
 	}

@@ -248,6 +248,16 @@ func qemus(folder string) []int {
 	return found
 }
 
+// awaitQEMU is the one that runs the guest of an image: it has been started, but may not have a command line yet.
+func awaitQEMU(t testing.TB, folder string) (found []int) {
+	t.Helper()
+	eventually(t, "no QEMU runs, or too many", func() bool {
+		found = qemus(folder)
+		return len(found) == 1
+	})
+	return found
+}
+
 // eventually polls until something holds.
 func eventually(t testing.TB, otherwise string, holds func() bool) {
 	t.Helper()
