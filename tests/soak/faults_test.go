@@ -111,7 +111,7 @@ func TestGuestsBehindFaults(t *testing.T) {
 	}
 	all.Wait()
 	fmt.Printf("%s: seed %d, %d sandboxes at once for %s: %s\n", t.Name(), chosen, brokenSandboxes, lasts(), r.account())
-	use.judge(t)
+	use.judge(t, brokenSandboxes)
 	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
 		t.Errorf("files are left: %v, %v", left, err)
 	}

@@ -192,7 +192,7 @@ func soak(t *testing.T, workers int, machine metaservice.Machine, config metaser
 	}
 	all.Wait()
 	fmt.Printf("%s: seed %d, %d sandboxes at once for %s: %s\n", t.Name(), chosen, workers, lasts(), r.account())
-	use.judge(t)
+	use.judge(t, workers)
 
 	if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {
 		t.Errorf("files are left: %v, %v", left, err)
