@@ -55,8 +55,15 @@ var floods = map[string]func(address string){
 			}
 		})
 	},
-	"shells": polite, // the host asks for them, and reads none
-	"lists":  polite, // the host asks for them, over and over
+	"shells": func(address string) { // the host asks for them, and reads none
+		polite(address, func(ctx context.Context, _ Streams) int {
+			<-ctx.Done() // its end would be the end of shells
+			return 1
+		})
+	},
+	"lists": func(address string) { // the host asks for them, over and over
+		polite(address, func(context.Context, Streams) int { return 0 }) // the host waits for that
+	},
 }
 
 // several keeps connections open, and does something with each.
@@ -87,7 +94,7 @@ func turn() {
 }
 
 // polite answers what it is asked, at length.
-func polite(address string) {
+func polite(address string, task Program) {
 	client, err := hostclient.New(address, hostclient.Options{})
 	if err != nil {
 		panic(err)
@@ -97,7 +104,7 @@ func polite(address string) {
 		io.Copy(to.Stdout, zeros{})
 		return 0
 	}
-	programs := Programs{Task: func(context.Context, Streams) int { return 0 }, Shell: pour}
+	programs := Programs{Task: task, Shell: pour}
 	g, err := guest.New(guest.Config{Host: client, Files: manyFiles{}, Processes: programs, Shells: programs, BootID: "flood"})
 	if err != nil {
 		panic(err)
