@@ -317,11 +317,11 @@ func (g *Guest) RoundTrip(req *http.Request) (*http.Response, error) {
 	go func() { // ends with the handler; Stop waits for it
 		defer end()
 		defer x.hangUp(nil)
-		defer func() { <-looked }() // what the handler has answered comes before its having hung up
 		defer context.AfterFunc(x.ctx, func() { w.CloseWithError(context.Cause(x.ctx)) })()
 		err := x.serve(g)
 		served <- err
 		w.CloseWithError(err) // nil is its end
+		<-looked              // what it has answered comes before its having hung up
 	}()
 	select {
 	case <-x.begun:

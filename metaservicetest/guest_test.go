@@ -428,6 +428,31 @@ func TestAHandlerThatPanicsBreaksTheRequest(t *testing.T) {
 	})
 }
 
+// A handler of a test may give up in the testing package's way, which ends its goroutine without a word.
+func TestAHandlerThatExitsBreaksTheRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		guest := boot(t, func(http.ResponseWriter, *http.Request) { runtime.Goexit() },
+			func(ctx context.Context, g *metaservicetest.Guest) error {
+				request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://host/", nil)
+				if err != nil {
+					return err
+				}
+				answer, err := g.RoundTrip(request)
+				if err == nil {
+					answer.Body.Close()
+				}
+				return err
+			})
+		<-guest.Done()
+		if guest.Err() == nil {
+			t.Error("the request was answered")
+		}
+		if err := guest.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // Goroutines can't be killed, so that is told.
 func TestAScriptThatDoesNotHeedItsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
