@@ -21,12 +21,15 @@ func WatchLag() *Lag {
 	go func() {
 		defer close(l.ended)
 		for {
-			begun := time.Now()
+			begun, ended := time.Now(), false
 			select {
 			case <-over:
-				return
+				ended = true // and it may have been late at the same time
 			case <-time.After(every):
-				l.most.Store(max(l.most.Load(), int64(time.Since(begun)-every)))
+			}
+			l.most.Store(max(l.most.Load(), int64(time.Since(begun)-every)))
+			if ended {
+				return
 			}
 		}
 	}()

@@ -166,7 +166,7 @@ func TestHostThatRestartsAmidATask(t *testing.T) {
 // and is served all the same.
 func TestHostThatIsReplacedAmidATask(t *testing.T) {
 	folder := t.TempDir()
-	s := newStation(t, "echo run >>runs; echo one; "+untilGo+"echo two")
+	s := newStation(t, "echo one; echo run >>runs; "+untilGo+"echo two")
 	s.guestTools(folder)
 	eventually(t, "the task doesn't begin", func() bool {
 		_, err := os.Stat(filepath.Join(folder, "runs"))
@@ -196,7 +196,7 @@ func TestHostThatIsReplacedAmidATask(t *testing.T) {
 // no success.
 func TestGuestToolsThatRestartAmidATask(t *testing.T) {
 	folder := t.TempDir()
-	s := newStation(t, "echo one; echo run >>runs; "+untilGo+"echo two; echo end >>runs")
+	s := newStation(t, "echo run >>runs; echo one; "+untilGo+"echo two; echo end >>runs")
 	tools := s.guestTools(folder)
 	eventually(t, "the task doesn't begin", func() bool { return s.log.String() == "one\n" })
 	if err := tools.Process.Signal(syscall.SIGKILL); err != nil {
